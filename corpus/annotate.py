@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mathpipe.corpus import urls
-from mathpipe.corpus.config import AnnotateConfig, AnnotateInputs
+from mathpipe.corpus.round_config import AnnotateConfig, AnnotateInputs
 from mathpipe.pipeline import artifact, stage
 
 MAX_DEPTH = 8

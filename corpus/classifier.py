@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mathpipe.corpus.config import ClassifierConfig, ClassifierInputs
+from mathpipe.corpus.round_config import ClassifierConfig, ClassifierInputs
 from mathpipe.pipeline import artifact, stage
 
 LABELS = {True: "__label__math", False: "__label__other"}

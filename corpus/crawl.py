@@ -25,7 +25,7 @@ from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
 from mathpipe.corpus import docstrings, render
-from mathpipe.corpus.config import CrawlConfig, NoInputs, package_version
+from mathpipe.corpus.crawl_config import CrawlConfig, NoInputs, package_version
 from mathpipe.corpus.docstrings import Docstring
 from mathpipe.pipeline import artifact, log, stage
 

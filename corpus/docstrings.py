@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mathpipe.corpus.config import STANDARD_LIBRARY
+from mathpipe.corpus.crawl_config import STANDARD_LIBRARY
 
 SKIPPED_FOLDERS = {"tests", "test", "testing", "idlelib", "site-packages", "dist-packages", "_vendor", "__pycache__"}
 """Folders whose docstrings document nothing that a user of the package reads."""

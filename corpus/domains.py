@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mathpipe.corpus.config import DomainsConfig, DomainsInputs
+from mathpipe.corpus.round_config import DomainsConfig, DomainsInputs
 from mathpipe.pipeline import artifact, stage
 
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from mathpipe.corpus import urls
 from mathpipe.corpus.annotate import MAX_DEPTH
-from mathpipe.corpus.config import GrowConfig, GrowInputs
+from mathpipe.corpus.round_config import GrowConfig, GrowInputs
 from mathpipe.pipeline import artifact, stage
 
 

@@ -19,19 +19,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
-from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
 from mathpipe.corpus import neardup, urls
 from mathpipe.corpus.config import PagesConfig, PagesInputs
-from mathpipe.corpus.extract import html_to_text
+from mathpipe.corpus.warc import read_archive
 from mathpipe.pipeline import artifact, log, stage
 
 PAGE_SCHEMA = pa.schema(
     {"id": pa.int64(), "url": pa.string(), "host": pa.string(), "text": pa.string(), "num_chars": pa.int64(), "num_tokens": pa.int64()}
 )
 REJECT_SCHEMA = pa.schema({"id": pa.int64(), "url": pa.string(), "reason": pa.string(), "detail": pa.string()})
-HTML_TYPES = ("text/html", "application/xhtml+xml")
 BYTES_PER_TOKEN = 4
 """Tokens are estimated, since the tokenizer comes later: UTF-8 bytes / 4."""
 
@@ -81,50 +78,6 @@ def extract_archive(number: int, archive: Path, file: Path, min_chars: int) -> s
     artifact.write_parquet(file.with_suffix(".rejects"), pa.Table.from_pylist(rejects, schema=REJECT_SCHEMA))
     artifact.write_parquet(file, pa.Table.from_pylist(pages, schema=PAGE_SCHEMA))
     return f"{archive.name}: {len(pages)} pages, {len(rejects)} rejected"
-
-
-def read_archive(archive: Path, min_chars: int) -> Iterator[tuple[int, str, str, str, str]]:
-    """(record number, url, text, reason, detail) of every response; reason is empty for pages that are kept.
-
-    Other records (requests, metadata, text conversions) are no pages and are passed over. An archive that cannot be read
-    to its end gives the pages up to there and one reject.
-    """
-    number = -1
-    with archive.open("rb") as stream:
-        try:
-            for number, record in enumerate(ArchiveIterator(stream, auto_decode="all")):
-                if record.record_type == WarcRecordType.response:
-                    url = record.headers.get("WARC-Target-URI") or ""
-                    yield number, url, *read_record(record, url, min_chars)
-        except OSError as error:
-            yield number + 1, "", "", "broken archive", f"{archive.name}: {error}"
-
-
-def read_record(record: WarcRecord, url: str, min_chars: int) -> tuple[str, str, str]:
-    """(text, reason, detail) of one response."""
-    body = record.reader.read()
-    headers = record.http_headers
-    if headers is None or headers.status_code is None:
-        return "", "broken record", "no HTTP header"
-    if headers.status_code != 200:
-        return "", "http status", str(headers.status_code)
-    content_type = (record.http_content_type or "").lower()
-    if content_type and content_type not in HTML_TYPES:
-        return "", "content type", content_type
-    if not content_type and b"<" not in body[:500]:
-        return "", "content type", "none, and not HTML"
-    is_encoded = headers.get("Content-Encoding") or headers.get("Transfer-Encoding")
-    if not is_encoded and len(body) < record.content_length:
-        return "", "broken record", f"{len(body)} of {record.content_length} bytes"
-    try:
-        urls.normalize(url)
-    except ValueError as error:
-        return "", "bad url", str(error)
-    charset = record.http_charset or detect_encoding(body, from_html_meta=True) or "utf-8"
-    text = html_to_text(bytes_to_str(body, charset))
-    if len(text) < min_chars:
-        return "", "too short", f"{len(text)} characters"
-    return text, "", ""
 
 
 def url_duplicates(files: list[Path]) -> dict[int, tuple[str, str]]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mathpipe.corpus.classifier import classifier_text, probabilities
-from mathpipe.corpus.config import ScoreConfig, ScoreInputs
+from mathpipe.corpus.round_config import ScoreConfig, ScoreInputs
 from mathpipe.pipeline import artifact, log, stage
 
 

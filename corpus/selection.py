@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mathpipe.corpus.config import SelectConfig, SelectInputs
+from mathpipe.corpus.round_config import SelectConfig, SelectInputs
 from mathpipe.pipeline import artifact, stage
 
 NUM_BINS = 50

@@ -1,13 +1,12 @@
 """`mathpipe bench`: the project's figures beside those of others, one row each, in `runs/bench/results.json`.
 
-A module in MODULES that exists defines `BENCHMARKS: dict[name, function]`; a function measures and returns one row made by
+A file `bench*.py` in one of FOLDERS defines `BENCHMARKS: dict[name, function]`; a function measures and returns one row made by
 `row` (or several). Results are merged into the file after every row, so that an interrupted bench keeps what it had.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from typing import Any
 from mathpipe.pipeline.artifact import write_json
 from mathpipe.pipeline.config import ConfigError, nearest
 
-MODULES = ("mathpipe.pipeline.bench", *(f"mathpipe.{folder}.bench" for folder in ("corpus", "pretrain", "sft", "grpo", "eval")))
+FOLDERS = ("pipeline", "corpus", "pretrain", "sft", "grpo", "eval")
 Row = dict[str, Any]
 Benchmark = Callable[[], Row | list[Row]]
 
@@ -62,11 +61,11 @@ def main(folder: Path, only: str | None) -> int:
 
 
 def find_benchmarks() -> dict[str, Benchmark]:
-    """Name → function, of every module that exists."""
+    """Name → function, of every `bench*.py`."""
     found: dict[str, Benchmark] = {}
-    for name in MODULES:
-        if importlib.util.find_spec(name):
-            found |= importlib.import_module(name).BENCHMARKS
+    for folder in FOLDERS:
+        for file in sorted((Path(__file__).parents[1] / folder).glob("bench*.py")):
+            found |= importlib.import_module(f"mathpipe.{folder}.{file.stem}").BENCHMARKS
     return found
 
 

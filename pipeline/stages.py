@@ -40,18 +40,18 @@ def _round(number: int) -> list[Stage]:
     r, corpus = f"round{number}", "mathpipe.corpus"
     before = {"previous": f"round{number - 1}"} if number > 1 else {}
     return [
-        Stage(f"{r}.train", f"{corpus}.classifier", f"{corpus}.config:ClassifierConfig",
+        Stage(f"{r}.train", f"{corpus}.classifier", f"{corpus}.round_config:ClassifierConfig",
               "fastText classifier on the seeds", {"pages": "pages", **before}),
-        Stage(f"{r}.score", f"{corpus}.score", f"{corpus}.config:ScoreConfig",
+        Stage(f"{r}.score", f"{corpus}.score", f"{corpus}.round_config:ScoreConfig",
               "P(math) of every page", {"pages": "pages", "classifier": f"{r}.train"}),
-        Stage(f"{r}.select", f"{corpus}.selection", f"{corpus}.config:SelectConfig",
+        Stage(f"{r}.select", f"{corpus}.selection", f"{corpus}.round_config:SelectConfig",
               "the highest-scoring pages, up to N tokens", {"pages": "pages", "scores": f"{r}.score"}),
-        Stage(f"{r}.domains", f"{corpus}.domains", f"{corpus}.config:DomainsConfig",
+        Stage(f"{r}.domains", f"{corpus}.domains", f"{corpus}.round_config:DomainsConfig",
               "domains with more than 10 % of their pages collected", {"pages": "pages", "selected": f"{r}.select"}),
-        Stage(f"{r}.annotate", f"{corpus}.annotate", f"{corpus}.config:AnnotateConfig",
+        Stage(f"{r}.annotate", f"{corpus}.annotate", f"{corpus}.round_config:AnnotateConfig",
               "which URL prefixes of those domains are math",
               {"pages": "pages", "selected": f"{r}.select", "domains": f"{r}.domains"}),
-        Stage(r, f"{corpus}.grow", f"{corpus}.config:GrowConfig",
+        Stage(r, f"{corpus}.grow", f"{corpus}.round_config:GrowConfig",
               "seeds grow by uncollected pages under annotated prefixes",
               {"pages": "pages", "classifier": f"{r}.train", "selected": f"{r}.select", "domains": f"{r}.domains",
                "annotations": f"{r}.annotate", **before}),
@@ -66,7 +66,7 @@ STAGES: dict[str, Stage] = {
     for stage in [
         Stage("benchmarks", f"{_eval}.benchmarks", f"{_eval}.config:BenchmarksConfig",
               "MMLU, BBH and the texts to decontaminate against"),
-        Stage("crawl", f"{_corpus}.crawl", f"{_corpus}.config:CrawlConfig",
+        Stage("crawl", f"{_corpus}.crawl", f"{_corpus}.crawl_config:CrawlConfig",
               "WARC files: rendered package docs, or local archives"),
         Stage("pages", f"{_corpus}.pages", f"{_corpus}.config:PagesConfig",
               "text with its LaTeX, URL dedup, near-dedup", {"crawl": "crawl"}),

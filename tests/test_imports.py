@@ -42,7 +42,7 @@ def test_stage_folders_import_the_frame_and_little_else(folder):
         for name in imported(file):
             other, _, module = name.partition(".")
             if other == "pipeline":
-                allowed = module in (BENCH_OF_PIPELINE if file.name == "bench.py" else OF_PIPELINE)
+                allowed = module in (BENCH_OF_PIPELINE if file.name.startswith("bench") else OF_PIPELINE)
             else:
                 allowed = other == folder or name in OF_OTHERS.get(folder, set()) or f"{other}.*" in OF_OTHERS.get(folder, set())
             assert allowed, f"{folder}/{file.name} imports mathpipe.{name}"
@@ -77,7 +77,8 @@ def test_every_stage_keeps_the_protocol(stage):
     kinds = [ast.unparse(argument.annotation).split(".")[-1] for argument in run.args.args]
     assert names == ["config", "inputs", "out"] and kinds[0] == stage.config.partition(":")[2]
     assert ast.unparse(tree.body[-1]) == "if __name__ == '__main__':\n    stage.main(run)"
-    fields = fields_of(kinds[1], tree, ast.parse((ROOT / folder / "config.py").read_text(encoding="utf-8")))
+    config = stage.config.partition(":")[0].split(".")[-1]
+    fields = fields_of(kinds[1], tree, ast.parse((ROOT / folder / f"{config}.py").read_text(encoding="utf-8")))
     assert {name for name, default in fields.items() if default is None} <= set(stage.inputs) <= set(fields)
 
 

@@ -1,0 +1,229 @@
+"""Configs and inputs of the six steps of a round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mathpipe.pipeline.config import Runtime, memory_bytes
+
+MIN_MODEL_BYTES = 32 * 2**20
+"""fastText with one thread initialises a tenth of its matrix and leaves the rest as allocated. From 32 MiB on (malloc's
+largest mmap threshold) that is fresh, zeroed memory; below, a run may meet old values: other models, or "Encountered NaN"."""
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """fastText classifier; the hyper-parameters are section 2.1's."""
+
+    SECTION: ClassVar[str] = "classifier"
+    VERSION: ClassVar[int] = 1
+
+    seed_path: str = ""
+    """Round 1's positives: a parquet or JSONL file with a `text` column (OpenWebMath in section 2.1); empty: `seed_hosts`."""
+    seed_hosts: tuple[str, ...] = ("docs.sympy.example", "docs.networkx.example")
+    """Round 1's positives without `seed_path`: a random share of these hosts' pages."""
+    num_seeds: int = 500_000
+    """Positives of round 1 (section 2.1)."""
+    negatives: str = "random"
+    """`random`: any crawl page but the positives (section 2.1); `uncollected`: nor what the round before collected, for small
+    crawls in which mathematics is no rarity."""
+    negatives_per_positive: float = 1.0
+    """Random crawl pages per positive (section 2.1: 500,000 each)."""
+    dim: int = 256
+    """Section 2.1."""
+    lr: float = 0.1
+    """Section 2.1."""
+    word_ngrams: int = 3
+    """Section 2.1."""
+    min_count: int = 3
+    """Section 2.1."""
+    epoch: int = 3
+    """Section 2.1."""
+    bucket: int = 2_000_000
+    """Hash buckets of the word n-grams; not stated; fastText's default. The model takes bucket × dim × 4 bytes."""
+    max_words: int = 1_000
+    """Words of a page that the classifier reads; not stated; we chose."""
+    held_out_frac: float = 0.1
+    """Share of the examples kept from training for the F1 in the manifest; not stated; we chose."""
+    seed: int = 0
+    """Draws seeds, negatives and the held-out share."""
+
+    def __post_init__(self) -> None:
+        if self.negatives not in ("random", "uncollected"):
+            raise ValueError(f"negatives must be 'random' or 'uncollected', found {self.negatives!r}")
+        if not self.seed_path and not self.seed_hosts:
+            raise ValueError("give seed_path or seed_hosts")
+        if not 0 <= self.held_out_frac < 1:
+            raise ValueError(f"held_out_frac must be in [0, 1), found {self.held_out_frac}")
+        if self.bucket * self.dim * 4 < MIN_MODEL_BYTES:
+            raise ValueError(f"bucket × dim × 4 = {self.bucket * self.dim * 4} bytes, need at least {MIN_MODEL_BYTES}: raise bucket")
+
+    def describe(self) -> str:
+        """For `mathpipe plan`."""
+        negatives = int(self.num_seeds * self.negatives_per_positive)
+        return f"at most {self.num_seeds:,} seeds and {negatives:,} negatives, model {self.bucket * self.dim * 4 / 1e9:.2g} GB"
+
+    def require(self, runtime: Runtime) -> None:
+        """Refuse to start without the seed file, or without memory for the model."""
+        if self.seed_path and not Path(self.seed_path).is_file():
+            wanted = "put parquet or JSONL with a text column there, or set classifier.seed_path"
+            raise ValueError(f"no seed pages at {self.seed_path}; {wanted}")
+        needed = self.bucket * self.dim * 4
+        if needed > memory_bytes():
+            raise ValueError(f"needs {needed / 1e9:.0f} GB of memory for bucket × dim, found {memory_bytes() / 1e9:.0f} GB")
+
+    def fingerprint(self) -> list[Any] | None:
+        """Size and time of `seed_path`."""
+        file = Path(self.seed_path)
+        return [file.stat().st_size, file.stat().st_mtime_ns] if self.seed_path and file.is_file() else None
+
+
+@dataclass(frozen=True)
+class ClassifierInputs:
+    """What `train` reads."""
+
+    pages: Path
+    previous: Path | None = None
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """P(math) of every page."""
+
+    SECTION: ClassVar[str] = "score"
+    VERSION: ClassVar[int] = 1
+
+    runtime: Runtime = field(default_factory=Runtime)
+
+    def require(self, runtime: Runtime) -> None:
+        """Refuse a cluster."""
+        runtime.require_one_node()
+
+
+@dataclass(frozen=True)
+class ScoreInputs:
+    """What `score` reads."""
+
+    pages: Path
+    classifier: Path
+
+
+@dataclass(frozen=True)
+class SelectConfig:
+    """Which pages are collected."""
+
+    SECTION: ClassVar[str] = "select"
+    VERSION: ClassVar[int] = 1
+
+    top_tokens: tuple[int, ...] = (40_000_000_000, 89_000_000_000, 118_000_000_000, 120_000_000_000)
+    """Most tokens collected, by round; the last value stands for all later rounds (rounds 1, 2, 4: sections 2.1 and 5.1;
+    round 3: not stated; we chose 98 % of round 4)."""
+    min_score: float = 0.0
+    """Pages below this P(math) are never collected; not stated; we chose."""
+
+    def __post_init__(self) -> None:
+        if not self.top_tokens or min(self.top_tokens) < 1:
+            raise ValueError(f"top_tokens must be a list of positive token counts, found {self.top_tokens}")
+
+    def describe(self) -> str:
+        """For `mathpipe plan`."""
+        return f"at most {' / '.join(f'{count:,}' for count in self.top_tokens)} tokens by round"
+
+
+@dataclass(frozen=True)
+class SelectInputs:
+    """What `select` reads."""
+
+    pages: Path
+    scores: Path
+
+
+@dataclass(frozen=True)
+class DomainsConfig:
+    """Which hosts are math-related."""
+
+    SECTION: ClassVar[str] = "domains"
+    VERSION: ClassVar[int] = 1
+
+    min_collected_frac: float = 0.1
+    """A host is math-related when *more* than this share of its pages was collected (section 2.1)."""
+
+
+@dataclass(frozen=True)
+class DomainsInputs:
+    """What `domains` reads."""
+
+    pages: Path
+    selected: Path
+
+
+@dataclass(frozen=True)
+class AnnotateConfig:
+    """Which URL prefixes inside the math-related hosts hold mathematics."""
+
+    SECTION: ClassVar[str] = "annotate"
+    VERSION: ClassVar[int] = 1
+
+    source: str = "policy"
+    """`policy`: automatic, by the share of collected pages (people do it in section 2.1); `file`: decisions made elsewhere."""
+    file: str = ""
+    """source `file`: JSONL with prefix, decision (math, not_math), reason, who."""
+    accept_frac: float = 0.5
+    """policy: a prefix is math from this share of collected pages on; not stated; we chose."""
+    reject_frac: float = 0.1
+    """policy: a prefix is not math up to this share; between the two its sub-prefixes are judged."""
+    min_pages: int = 5
+    """policy: smaller prefixes are judged with their parent."""
+
+    def __post_init__(self) -> None:
+        if self.source not in ("policy", "file"):
+            raise ValueError(f"source must be 'policy' or 'file', found {self.source!r}")
+        if self.source == "file" and not self.file:
+            raise ValueError("source 'file' needs file, a JSONL of decisions")
+        if not 0 <= self.reject_frac <= self.accept_frac <= 1:
+            raise ValueError(f"need 0 <= reject_frac <= accept_frac <= 1, found {self.reject_frac} and {self.accept_frac}")
+
+    def describe(self) -> str:
+        """For `mathpipe plan`."""
+        return "automatic policy" if self.source == "policy" else f"decisions from {self.file}"
+
+    def fingerprint(self) -> list[Any] | None:
+        """Size and time of the decisions file."""
+        file = Path(self.file)
+        return [file.stat().st_size, file.stat().st_mtime_ns] if self.source == "file" and file.is_file() else None
+
+
+@dataclass(frozen=True)
+class AnnotateInputs:
+    """What `annotate` reads."""
+
+    pages: Path
+    selected: Path
+    domains: Path
+
+
+@dataclass(frozen=True)
+class GrowConfig:
+    """How the seeds of the next round grow."""
+
+    SECTION: ClassVar[str] = "grow"
+    VERSION: ClassVar[int] = 1
+
+    max_new_seeds: int = 0
+    """At most this many new seeds per round, drawn at random; 0: all (section 2.1)."""
+    seed: int = 0
+    """Draws the new seeds when there are more."""
+
+
+@dataclass(frozen=True)
+class GrowInputs:
+    """What `grow` reads."""
+
+    pages: Path
+    classifier: Path
+    selected: Path
+    domains: Path
+    annotations: Path
+    previous: Path | None = None
