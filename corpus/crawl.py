@@ -2,7 +2,7 @@
 
 `docs` renders the documentation inside installed packages as a small web: one host per package, one page per documented
 object, real text. A few pages are planted a second time under another spelling of their URL, so that deduplication has
-work whose result is known. `warc` takes files that exist; the artifact links to them, since archives are large and only read.
+work whose result is known. `warc` takes files that exist; the artifact names them, since archives are large and only read.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from warcio.warcwriter import WARCWriter
 from mathpipe.corpus import docstrings, render
 from mathpipe.corpus.crawl_config import CrawlConfig, NoInputs, package_version
 from mathpipe.corpus.docstrings import Docstring
+from mathpipe.corpus.warc import ARCHIVES
 from mathpipe.pipeline import artifact, log, stage
 
 DOLLAR_MATH = {"sympy"}
@@ -48,9 +49,9 @@ class Page:
 
 
 def run(config: CrawlConfig, inputs: NoInputs, out: Path) -> dict[str, Any]:
-    """Write `warc/` and `labels/`; returns counts."""
+    """Write `archives.json`, `warc/` and `labels/`; returns counts."""
     (out / "warc").mkdir(exist_ok=True)
-    return write_docs(config, out) if config.source == "docs" else link_archives(config, out)
+    return write_docs(config, out) if config.source == "docs" else list_archives(config, out)
 
 
 def write_docs(config: CrawlConfig, out: Path) -> dict[str, Any]:
@@ -73,6 +74,7 @@ def write_docs(config: CrawlConfig, out: Path) -> dict[str, Any]:
                 shard.result()
                 progress.advance(num_pages)
     write_labels(out, [(p.url, p.docstring.package, label_of(p.docstring.package, config)) for p in pages])
+    artifact.write_json(out / ARCHIVES, [str(file.relative_to(out)) for file in shards])
     by_package = Counter(page.docstring.package for page in pages)
     return {
         "source": "docs", "num_pages": len(pages), "num_shards": len(shards), "num_hosts": len(by_package),
@@ -163,18 +165,16 @@ def write_labels(out: Path, rows: Sequence[tuple[str, str, str]]) -> None:
     artifact.write_parquet(out / "labels" / "labels.parquet", pa.table(columns))
 
 
-def link_archives(config: CrawlConfig, out: Path) -> dict[str, Any]:
-    """Link to local archives, each checked to be one, and copy their labels.
+def list_archives(config: CrawlConfig, out: Path) -> dict[str, Any]:
+    """List local archives, each checked to be one, and copy their labels.
 
     Raises:
         ValueError: a path names no file, a file is not a WARC file, or the labels lack a column.
     """
     files = config.warc_files()
-    for i, file in enumerate(files):
+    for file in files:
         check_warc(file)
-        link = out / "warc" / f"{i:05d}-{file.name}"
-        link.unlink(missing_ok=True)
-        link.symlink_to(file.resolve())
+    artifact.write_json(out / ARCHIVES, [str(file.resolve()) for file in files])
     if config.labels:
         artifact.write_parquet(out / "labels" / "labels.parquet", read_labels(Path(config.labels)))
     size_bytes = sum(file.stat().st_size for file in files)

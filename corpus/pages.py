@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from mathpipe.corpus import neardup, urls
 from mathpipe.corpus.config import PagesConfig, PagesInputs
-from mathpipe.corpus.warc import read_archive
+from mathpipe.corpus.warc import addresses, read_archive
 from mathpipe.pipeline import artifact, log, stage
 
 PAGE_SCHEMA = pa.schema(
@@ -35,7 +35,7 @@ BYTES_PER_TOKEN = 4
 
 def run(config: PagesConfig, inputs: PagesInputs, out: Path) -> dict[str, Any]:
     """Write `data/`, `rejects/` and, where the crawl has them, `labels/`; returns counts."""
-    archives = sorted((inputs.crawl / "warc").iterdir())
+    archives = addresses(inputs.crawl)
     files = [out / "extracted" / f"{number:05d}.parquet" for number in range(len(archives))]
     (out / "extracted").mkdir(exist_ok=True)
     extract_all(config, archives, files, out)
@@ -52,7 +52,7 @@ def run(config: PagesConfig, inputs: PagesInputs, out: Path) -> dict[str, Any]:
     return facts
 
 
-def extract_all(config: PagesConfig, archives: list[Path], files: list[Path], out: Path) -> None:
+def extract_all(config: PagesConfig, archives: list[str], files: list[Path], out: Path) -> None:
     """Extract the archives that have no file yet, one worker process each."""
     missing = [(number, archive, file) for number, (archive, file) in enumerate(zip(archives, files, strict=True)) if not file.exists()]
     with (
@@ -64,20 +64,20 @@ def extract_all(config: PagesConfig, archives: list[Path], files: list[Path], ou
             progress.advance(1, job.result())
 
 
-def extract_archive(number: int, archive: Path, file: Path, min_chars: int) -> str:
+def extract_archive(number: int, archive: str, file: Path, min_chars: int) -> str:
     """Pages of one archive to `file`, what it drops to `file` with `.rejects` (written first); returns a status line."""
     pages: list[dict[str, Any]] = []
     rejects: list[dict[str, Any]] = []
-    for record_number, url, text, reason, detail in read_archive(archive, min_chars):
-        row = {"id": number * 2**32 + record_number, "url": url}
-        if reason:
-            rejects.append(row | {"reason": reason, "detail": detail})
+    for record in read_archive(archive, min_chars):
+        row = {"id": number * 2**32 + record.number, "url": record.url}
+        if record.reason:
+            rejects.append(row | {"reason": record.reason, "detail": record.detail})
         else:
-            num_tokens = -(-len(text.encode()) // BYTES_PER_TOKEN)
-            pages.append(row | {"host": urls.host_of(url), "text": text, "num_chars": len(text), "num_tokens": num_tokens})
+            text, num_tokens = record.text, -(-len(record.text.encode()) // BYTES_PER_TOKEN)
+            pages.append(row | {"host": urls.host_of(record.url), "text": text, "num_chars": len(text), "num_tokens": num_tokens})
     artifact.write_parquet(file.with_suffix(".rejects"), pa.Table.from_pylist(rejects, schema=REJECT_SCHEMA))
     artifact.write_parquet(file, pa.Table.from_pylist(pages, schema=PAGE_SCHEMA))
-    return f"{archive.name}: {len(pages)} pages, {len(rejects)} rejected"
+    return f"{Path(archive).name}: {len(pages)} pages, {len(rejects)} rejected"
 
 
 def url_duplicates(files: list[Path]) -> dict[int, tuple[str, str]]:
@@ -150,7 +150,7 @@ def write_labels(crawl: Path, out: Path) -> None:
     artifact.write_parquet(out / "labels" / "labels.parquet", table)
 
 
-def describe(archives: list[Path], out: Path) -> dict[str, Any]:
+def describe(archives: list[str], out: Path) -> dict[str, Any]:
     """Counts for the manifest, read back from what was written."""
     columns = list(artifact.read_columns(out, ["host", "num_chars", "num_tokens"]))
     table = pa.concat_tables(columns)

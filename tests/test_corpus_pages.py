@@ -11,6 +11,7 @@ from pathlib import Path
 
 from corpus_artifacts import digests, needs_shared, rows
 
+from mathpipe.corpus import warc
 from mathpipe.corpus.config import PagesConfig
 from mathpipe.pipeline import artifact
 
@@ -20,8 +21,8 @@ def test_every_record_is_a_page_or_a_reject_with_a_reason(small_crawl: Path, sma
     from warcio.archiveiterator import ArchiveIterator
 
     urls = []
-    for archive in sorted((small_crawl / "warc").iterdir()):
-        with archive.open("rb") as stream:
+    for archive in warc.addresses(small_crawl):
+        with Path(archive).open("rb") as stream:
             urls += [r.rec_headers.get_header("WARC-Target-URI") for r in ArchiveIterator(stream) if r.rec_type == "response"]
     kept, dropped = rows(small_pages), rows(small_pages, "rejects")
     assert sorted(urls) == sorted(row["url"] for row in kept + dropped)
