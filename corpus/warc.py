@@ -1,23 +1,44 @@
-"""WARC files to text: every response is a page or a reject with a reason."""
+"""WARC files to text: every response is a page or a reject with a reason, and a broken record costs itself alone.
+
+fastwarc reads fast and stops at the first fault: a damaged gzip member, an empty one, a wrong Content-Length and garbage
+between records each lose the rest of the archive, some of them silently. So the last record it gave is read again by itself,
+from its own gzip member, which says whether it is whole and where the next one begins.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
-from collections.abc import Iterator
+import re
+import zlib
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from fastwarc.stream_io import BrotliReader, ZstdReader
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
-from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
 from mathpipe.corpus import urls
+from mathpipe.corpus.charset import decode
 from mathpipe.corpus.extract import html_to_text
 from mathpipe.pipeline.artifact import ContractError
 
 ARCHIVES = "archives.json"
 """In a crawl artifact: the list of its archives."""
 HTML_TYPES = ("text/html", "application/xhtml+xml")
+PASSED_OVER = (WarcRecordType.warcinfo, WarcRecordType.request, WarcRecordType.metadata)
+"""Records about responses; every other type is a response or a reject."""
+MAX_RECORD_BYTES = 32 * 2**20
+GZIP, PLAIN = b"\x1f\x8b\x08", b"WARC/"
+CHUNK = 2**16
+SMALL_CHUNK = 2**9
+"""What is read at once from a member that may be damaged: all before the damage counts."""
+CHUNK_SIZE = re.compile(rb"\r?\n?([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]*)?\r?\n")
+STATUS = re.compile(rb"HTTP/\d(?:\.\d)?[ \t]+(\d{3})\b")
+HEADER_END = re.compile(rb"\r?\n\r?\n")
+CHARSET = re.compile(r"charset\s*=\s*[\"']?([-\w:.]+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -32,6 +53,23 @@ class Record:
     detail: str
     links: tuple[str, ...] = ()
     """Absolute targets of the page's hyperlinks, where they were asked for."""
+
+
+@dataclass
+class Response:
+    """One record as stored: a response, or what should have been one where `reason` is not empty."""
+
+    start: int
+    """Where its gzip member begins (uncompressed archives: where it begins itself)."""
+    url: str = ""
+    status: int = 0
+    content_type: str = ""
+    charset: str | None = None
+    body: bytes = b""
+    """The payload without transfer and content encoding."""
+    reason: str = ""
+    detail: str = ""
+    is_passed_over: bool = False
 
 
 def addresses(crawl: Path) -> list[str]:
@@ -56,45 +94,252 @@ def open_archive(address: str) -> BinaryIO:
     return cast(BinaryIO, fsspec.open(address, "rb").open())
 
 
-def read_archive(address: str, min_chars: int, with_links: bool = False) -> Iterator[Record]:
-    """Every response of an archive.
+def read_archive(address: str, min_chars: int, with_links: bool = False, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[Record]:
+    """Every response of an archive, as text or as a reject; memory is bounded by one record.
 
-    Other records (requests, metadata, text conversions) are no pages and are passed over. An archive that cannot be read
-    to its end gives the pages up to there and one reject.
+    Records about responses (requests, metadata) are passed over; conversions, as in WET files, and other types are rejects.
     """
-    number = -1
     with open_archive(address) as stream:
-        try:
-            for number, record in enumerate(ArchiveIterator(stream, auto_decode="all")):
-                if record.record_type == WarcRecordType.response:
-                    url = record.headers.get("WARC-Target-URI") or ""
-                    yield Record(number, url, *read_record(record, url, min_chars))
-        except OSError as error:
-            yield Record(number + 1, "", "", "broken archive", f"{Path(address).name}: {error}")
+        for number, response in enumerate(responses(stream, max_bytes)):
+            if not response.is_passed_over:
+                yield to_record(number, response, min_chars, with_links)
 
 
-def read_record(record: WarcRecord, url: str, min_chars: int) -> tuple[str, str, str]:
-    """(text, reason, detail) of one response."""
-    body = record.reader.read()
-    headers = record.http_headers
-    if headers is None or headers.status_code is None:
-        return "", "broken record", "no HTTP header"
-    if headers.status_code != 200:
-        return "", "http status", str(headers.status_code)
-    content_type = (record.http_content_type or "").lower()
-    if content_type and content_type not in HTML_TYPES:
-        return "", "content type", content_type
-    if not content_type and b"<" not in body[:500]:
-        return "", "content type", "none, and not HTML"
-    is_encoded = headers.get("Content-Encoding") or headers.get("Transfer-Encoding")
-    if not is_encoded and len(body) < record.content_length:
-        return "", "broken record", f"{len(body)} of {record.content_length} bytes"
-    try:
-        urls.normalize(url)
-    except ValueError as error:
-        return "", "bad url", str(error)
-    charset = record.http_charset or detect_encoding(body, from_html_meta=True) or "utf-8"
-    text = html_to_text(bytes_to_str(body, charset))
+def to_record(number: int, response: Response, min_chars: int, with_links: bool) -> Record:
+    """The page of a response, or why it is none."""
+    reason, detail = refusal(response)
+    if reason:
+        return Record(number, response.url, "", reason, detail)
+    html = decode(response.body, response.charset)
+    text = html_to_text(html)
     if len(text) < min_chars:
-        return "", "too short", f"{len(text)} characters"
-    return text, "", ""
+        return Record(number, response.url, "", "too short", f"{len(text)} characters")
+    links: tuple[str, ...] = ()
+    if with_links:
+        from mathpipe.corpus.extract import hyperlinks
+
+        links = tuple(hyperlinks(html, response.url))
+    return Record(number, response.url, text, "", "", links)
+
+
+def refusal(response: Response) -> tuple[str, str]:
+    """(reason, detail) of a response that is no page, else two empty strings."""
+    if response.reason:
+        return response.reason, response.detail
+    if response.status != 200:
+        return "http status", str(response.status)
+    if response.content_type and response.content_type not in HTML_TYPES:
+        return "content type", response.content_type
+    start = response.body[:500].lstrip()
+    if not response.content_type and b"<" not in start:
+        return "content type", "none, and not HTML"
+    if start.startswith((b"%PDF", b"\x89PNG", b"GIF8", b"\xff\xd8\xff", b"PK\x03\x04", GZIP)):
+        return "content type", f"{response.content_type or 'none'}, but begins with {start[:4]!r}"
+    try:
+        urls.normalize(response.url)
+    except ValueError as error:
+        return "bad url", str(error)
+    return "", ""
+
+
+def responses(stream: BinaryIO, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[Response]:
+    """Every record of an archive in order, of whatever type, broken ones with a reason."""
+    is_plain = stream.read(len(PLAIN)) == PLAIN
+    start: int | None = 0
+    while start is not None:
+        stream.seek(start)
+        last: Response | None = None
+        is_alone, error = True, None
+        try:
+            for record in ArchiveIterator(stream, parse_http=False):
+                if last is not None:
+                    yield last
+                    is_alone = record.stream_pos > last.start
+                last = read_response(record, max_bytes)
+        except OSError as found:
+            error = found
+        if last and (is_plain or not (is_alone and _begins(stream, last.start, GZIP))):  # many records in one stream
+            yield last if error is None else broken(last, error)
+            start = _next_record(stream, last.start + 1, is_plain) if last.reason or error else None
+        elif is_plain:
+            yield broken(Response(start), error)
+            start = _next_record(stream, start + 1, is_plain)
+        else:
+            start = yield from _member(stream, last.start if last else start, max_bytes)
+
+
+def _member(stream: BinaryIO, start: int, max_bytes: int) -> Generator[Response, None, int | None]:
+    """Records of the gzip member that begins at `start`; returns where to go on, or None at the end of the archive."""
+    stream.seek(start)
+    member, last = Member(stream), None
+    try:
+        for record in ArchiveIterator(member, parse_http=False, stream_detect=False):
+            if last is not None:
+                yield last
+            last = Response(start, _url(record))  # names the reject where the payload cannot be read
+            last = read_response(record, max_bytes)
+        while member.read(CHUNK):  # what follows the record; the checksum comes last
+            pass
+    except (OSError, EOFError, zlib.error) as error:
+        yield broken(last or Response(start), error)
+        return _next_record(stream, start + 1, is_plain=False)
+    if last is not None:
+        yield last
+    end = stream.tell() - len(member.inflate.unused_data)
+    return end if _begins(stream, end, b"", 1) else None
+
+
+class Member(io.RawIOBase):
+    """A stream over one gzip member and no further.
+
+    Raises:
+        EOFError: the file ends before the member does.
+        zlib.error: the member is damaged.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream, self.inflate, self.num_read = stream, zlib.decompressobj(31), 0
+
+    def tell(self) -> int:
+        """Bytes read so far."""
+        return self.num_read
+
+    def read(self, size: int = CHUNK) -> bytes:
+        """At most `size` bytes, none at the end of the member."""
+        while not self.inflate.eof:
+            found = self.inflate.unconsumed_tail or self.stream.read(SMALL_CHUNK)
+            if not found:
+                raise EOFError("the archive ends within this record")
+            if data := self.inflate.decompress(found, size if size > 0 else 0):
+                self.num_read += len(data)
+                return data
+        return b""
+
+
+def _begins(stream: BinaryIO, at: int, magic: bytes, size: int = 0) -> bool:
+    """Whether `magic` stands at this place, and whether at least `size` bytes do."""
+    stream.seek(at)
+    found = stream.read(max(size, len(magic)))
+    return found.startswith(magic) and len(found) >= size
+
+
+def _next_record(stream: BinaryIO, at: int, is_plain: bool) -> int | None:
+    """Where the next record (its gzip member, unless the archive is uncompressed) begins, at or after `at`."""
+    magic = b"\n" + PLAIN if is_plain else GZIP
+    window = b""
+    stream.seek(at)
+    while more := stream.read(CHUNK):
+        window += more
+        found = window.find(magic)
+        while found >= 0:
+            place = at + found + (1 if is_plain else 0)
+            if is_plain or _inflates_to_warc(stream, place):
+                return place
+            found = window.find(magic, found + 1)
+        keep = len(magic) - 1
+        at, window = at + len(window) - keep, window[-keep:]
+        stream.seek(at + keep)
+    return None
+
+
+def _inflates_to_warc(stream: BinaryIO, at: int) -> bool:
+    stream.seek(at)
+    try:
+        return zlib.decompressobj(31).decompress(stream.read(CHUNK), len(PLAIN)) == PLAIN
+    except zlib.error:
+        return False
+
+
+def broken(response: Response, error: Exception | None) -> Response:
+    """The same record as a reject."""
+    return dataclasses.replace(response, body=b"", reason="broken record", detail=response.detail or str(error), is_passed_over=False)
+
+
+def read_response(record: WarcRecord, max_bytes: int) -> Response:
+    """A record with its payload in memory.
+
+    Raises:
+        OSError: the archive is damaged here.
+    """
+    response = Response(record.stream_pos, _url(record))
+    if record.record_type in PASSED_OVER:
+        response.is_passed_over = True
+        return response
+    if record.record_type != WarcRecordType.response:
+        return dataclasses.replace(response, reason="record type", detail=record.headers.get("WARC-Type") or "none")
+    size = record.content_length
+    if size > max_bytes:
+        return dataclasses.replace(response, reason="too large", detail=f"{size:,} bytes")
+    block = record.reader.read()
+    if len(block) < size:
+        return broken(response, ValueError(f"{len(block)} of {size} bytes"))
+    return _parse_http(response, block, record.headers.get("WARC-Identified-Payload-Type") or "", max_bytes)
+
+
+def _url(record: WarcRecord) -> str:
+    return (record.headers.get("WARC-Target-URI") or "").strip("<>")
+
+
+def _parse_http(response: Response, block: bytes, identified: str, max_bytes: int) -> Response:
+    """Status, type, charset and decoded payload of a response's block; header lines may end in LF alone."""
+    end, status = HEADER_END.search(block), STATUS.match(block)
+    if not end or not status:
+        return dataclasses.replace(response, reason="broken record", detail="no HTTP header")
+    headers: dict[str, str] = {}
+    for line in block[: end.start()].decode("latin-1").splitlines()[1:]:
+        name, _, value = line.partition(":")
+        headers.setdefault(name.strip().lower(), value.strip())
+    try:
+        body = _decoded(block[end.end() :], headers, max_bytes + 1)
+    except (OSError, zlib.error) as error:
+        return broken(response, ValueError(f"Content-Encoding {headers['content-encoding']}: {error}"))
+    if len(body) > max_bytes:
+        return dataclasses.replace(response, reason="too large", detail=f"more than {max_bytes:,} bytes when decoded")
+    content_type = headers.get("content-type") or identified
+    charset = CHARSET.search(content_type)
+    return dataclasses.replace(
+        response, status=int(status[1]), content_type=re.split("[;,]", content_type)[0].strip().lower(),
+        charset=charset[1] if charset else None, body=body,
+    )  # fmt: skip
+
+
+def _decoded(body: bytes, headers: dict[str, str], max_bytes: int) -> bytes:
+    """The payload without its encodings, at most `max_bytes`; one that was decoded before it was stored stays as it is.
+
+    Raises:
+        OSError, zlib.error: it is neither in the encoding that its header names nor markup.
+    """
+    if "chunked" in headers.get("transfer-encoding", "").lower():
+        body = _dechunked(body)
+    for name in reversed(re.findall(r"[\w-]+", headers.get("content-encoding", "").lower())):
+        try:
+            body = DECODERS[name](body, max_bytes) if name in DECODERS else body
+        except (OSError, zlib.error):
+            if b"<" not in body[:500]:
+                raise
+    return body
+
+
+def _dechunked(body: bytes) -> bytes:
+    """The chunks' contents, up to where they end; the same bytes where there are no chunks."""
+    parts, at = [], 0
+    while found := CHUNK_SIZE.match(body, at):
+        at = found.end() + int(found[1], 16)
+        if body[at : at + 1] not in (b"\r", b"\n", b""):
+            return body
+        parts.append(body[found.end() : at])
+    return b"".join(parts) if parts else body
+
+
+def _deflated(body: bytes, max_bytes: int) -> bytes:
+    wbits = zlib.MAX_WBITS if body[:1] in (b"\x78", b"\x58", b"\x08") else -zlib.MAX_WBITS  # both are seen as `deflate`
+    return zlib.decompressobj(wbits).decompress(body, max_bytes)
+
+
+DECODERS: dict[str, Callable[[bytes, int], bytes]] = {
+    "gzip": lambda body, size: zlib.decompressobj(31).decompress(body, size),
+    "x-gzip": lambda body, size: zlib.decompressobj(31).decompress(body, size),
+    "deflate": _deflated,
+    "br": lambda body, size: BrotliReader(io.BytesIO(body)).read(size),
+    "zstd": lambda body, size: ZstdReader(io.BytesIO(body)).read(size),
+}
