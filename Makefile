@@ -9,10 +9,10 @@ READY := .venv/.ready
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline corpus pretrain sft grpo eval report plan status test test-all check bench ui clean
+.PHONY: help setup pipeline corpus sweep-volume pretrain sft grpo eval report plan status test test-all check bench ui clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  PROFILE=tiny|small|paper and ARGS='--set grpo.group_size=16' go with every stage; .venv/bin/mathpipe --help has the rest"
 
 setup: $(READY)  ## build .venv from constraints.txt and check every engine (5 to 10 minutes, 3.5 GB)
@@ -23,8 +23,11 @@ $(READY): constraints.txt pyproject.toml
 pipeline: $(READY)  ## the whole chain: crawl, corpus, pre-training, SFT, GRPO, evaluation, report
 	@$(RUN)
 
-corpus: $(READY)  ## as far as the math corpus
-	@$(RUN) corpus
+corpus: $(READY)  ## as far as the math corpus, with a report on it
+	@$(RUN) corpus.report
+
+sweep-volume: $(READY)  ## a small model on 1×, 2×, 3×, 4× round 1's tokens: which is best
+	@.venv/bin/mathpipe sweep-volume --profile $(PROFILE) $(ARGS)
 
 pretrain: $(READY)  ## as far as the pre-trained model
 	@$(RUN) pretrain

@@ -141,6 +141,15 @@ class SelectInputs:
 
 
 @dataclass(frozen=True)
+class VolumeInputs:
+    """What `volume` reads."""
+
+    pages: Path
+    scores: Path
+    smaller: Path
+
+
+@dataclass(frozen=True)
 class DomainsConfig:
     """Which hosts are math-related."""
 

@@ -13,6 +13,8 @@ from mathpipe.pipeline.config import Runtime
 BENCHMARKS_VARIABLE = "MATHPIPE_BENCHMARKS"
 """Environment variable with the folder of local benchmark files."""
 SUITES = ("mmlu", "bbh", "held_out")
+MODEL_STAGES = ("tokenizer", "tokens", "pretrain", "sft", "grpo", "evaluate")
+"""What a report on the whole chain reads beyond one on the corpus."""
 
 
 def at_least(minimum: int, **values: int) -> None:
@@ -140,3 +142,43 @@ class ReportConfig:
 
     def __post_init__(self) -> None:
         at_least(0, num_samples=self.num_samples)
+
+
+@dataclass(frozen=True)
+class EvaluateInputs:
+    """Benchmarks and the three models."""
+
+    benchmarks: Path
+    pretrain: Path
+    sft: Path
+    grpo: Path
+
+    def models(self) -> dict[str, Path]:
+        """Model name → folder."""
+        return {"base": self.pretrain / "model", "sft": self.sft / "model", "grpo": self.grpo / "model"}
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """The stages of the corpus and, all or none, those of the models after it; the volume sweep where there was one."""
+
+    benchmarks: Path
+    crawl: Path
+    pages: Path
+    round1: Path
+    round2: Path
+    round3: Path
+    round4: Path
+    corpus: Path
+    tokenizer: Path | None = None
+    tokens: Path | None = None
+    pretrain: Path | None = None
+    sft: Path | None = None
+    grpo: Path | None = None
+    evaluate: Path | None = None
+    volumes: Path | None = None
+
+    def __post_init__(self) -> None:
+        missing = [name for name in MODEL_STAGES if getattr(self, name) is None]
+        if missing and len(missing) < len(MODEL_STAGES):
+            raise ValueError(f"missing input: give --in {missing[0]}=DIR, or none of {', '.join(MODEL_STAGES)} for a report on the corpus")

@@ -23,24 +23,10 @@ import pyarrow.parquet as pq
 import torch
 
 from mathpipe.eval import bbh, mmlu
-from mathpipe.eval.config import EvaluateConfig
+from mathpipe.eval.config import EvaluateConfig, EvaluateInputs
 from mathpipe.eval.generation import LoadedModel, Tokens, VllmEngine, choice_logprobs, generate_transformers, pick_device, pick_engine
 from mathpipe.eval.grader import Grader
 from mathpipe.pipeline import artifact, log, stage
-
-
-@dataclass(frozen=True)
-class EvaluateInputs:
-    """Benchmarks and the three models."""
-
-    benchmarks: Path
-    pretrain: Path
-    sft: Path
-    grpo: Path
-
-    def models(self) -> dict[str, Path]:
-        """Model name → folder."""
-        return {"base": self.pretrain / "model", "sft": self.sft / "model", "grpo": self.grpo / "model"}
 
 
 @dataclass

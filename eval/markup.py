@@ -107,7 +107,7 @@ def figures(parts: Sequence[str]) -> str:
     return f'<div class="figures">{"".join(parts)}</div>' if parts else ""
 
 
-def plot(title: str, series: dict[str, Series], x_label: str, y_label: str = "", bars: bool = False) -> str:
+def plot(title: str, series: dict[str, Series], x_label: str, y_label: str = "", bars: bool = False, log_y: bool = False) -> str:
     """A figure with one line (or group of bars) per series, name → (x, y)."""
     import matplotlib
 
@@ -124,7 +124,9 @@ def plot(title: str, series: dict[str, Series], x_label: str, y_label: str = "",
                 axes.bar(x, y, width=0.6, color=colour, label=name)
             else:
                 axes.plot(x, y, color=colour, linewidth=1.8, label=name, marker="o" if len(x) <= 12 else None, markersize=4.5)
-        if bars or x_label == "round":
+        if log_y:
+            axes.set_yscale("log")
+        if bars or x_label in ("round", "volume"):
             axes.set_xticks(sorted({int(value) for x, _ in series.values() for value in x}))
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)

@@ -1,83 +1,79 @@
-"""Stage report: one self-contained HTML file, `report.html`, made from the artifacts' manifests, metrics and samples alone."""
+"""Stage report: one self-contained HTML file, `report.html`, made from the artifacts' manifests, metrics and samples alone.
+
+The same module makes `report` (the whole chain) and `corpus.report` (the corpus alone): which of the two is said by the inputs
+it is given, the page names what is not in it, and a part of the models' stages is refused. The volume sweep is
+shown where it has been run.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from mathpipe.eval import report_corpus, report_models
-from mathpipe.eval.config import ReportConfig
+from mathpipe.eval.config import ReportConfig, ReportInputs
 from mathpipe.eval.markup import cards, duration, folded, number, page, percent, size, table
 from mathpipe.eval.report_source import Source, require
 from mathpipe.pipeline import log, stage
-
-
-@dataclass(frozen=True)
-class ReportInputs:
-    """Every stage of the chain."""
-
-    benchmarks: Path
-    crawl: Path
-    pages: Path
-    round1: Path
-    round2: Path
-    round3: Path
-    round4: Path
-    corpus: Path
-    tokenizer: Path
-    tokens: Path
-    pretrain: Path
-    sft: Path
-    grpo: Path
-    evaluate: Path
-
 
 HIDDEN_COUNTS = ("num_processes", "num_workers")
 
 
 def run(config: ReportConfig, inputs: ReportInputs, out: Path) -> dict[str, Any]:
     """Write `report.html`; facts: its size."""
-    named = {f.name: getattr(inputs, f.name) for f in fields(inputs)}
-    source = Source(named)
-    rounds = [source[name] for name in named if name.startswith("round")]
+    source = Source({f.name: path for f in fields(inputs) if (path := getattr(inputs, f.name)) is not None})
+    makers: dict[str, Callable[[], str]] = {
+        "Pages": lambda: report_corpus.pages(source),
+        "Rounds": lambda: report_corpus.rounds(source),
+        "Domains": lambda: report_corpus.domains(source),
+        "Classifier": lambda: report_corpus.classifier(source),
+        "Decontamination": lambda: report_corpus.decontamination(source),
+        "Volume": lambda: report_corpus.volume(source),
+        "Sample pages": lambda: report_corpus.samples(source, config),
+    }
+    if "pretrain" in source:
+        makers |= {
+            "Pre-training": lambda: report_models.pretraining(source),
+            "SFT": lambda: report_models.sft(source),
+            "GRPO": lambda: report_models.grpo(source, config),
+            "Evaluation": lambda: report_models.evaluation(source, config),
+        }
+    makers |= {"Time and memory": lambda: costs(source), "Settings": lambda: settings(source)}
     sections = {}
-    with log.Progress(out, total=4, unit="sections") as progress:
-        sections["Corpus"] = report_corpus.corpus(source, rounds, config)
-        sections["Decontamination"] = report_corpus.decontamination(source)
-        progress.advance(1, "corpus")
-        sections["Pre-training"] = report_models.pretraining(source)
-        sections["SFT"] = report_models.sft(source)
-        progress.advance(1, "training")
-        sections["GRPO"] = report_models.grpo(source, config)
-        sections["Evaluation"] = report_models.evaluation(source, config)
-        progress.advance(1, "evaluation")
-        sections["Time and memory"] = costs(source)
-        sections["Settings"] = settings(source)
-        file = out / "report.html"
-        partial = out / ".report.html.tmp"
-        partial.write_text(page(config.title, lead(source), sections), encoding="utf-8")
-        partial.replace(file)
-        progress.advance(1, "written")
+    with log.Progress(out, total=len(makers), unit="sections") as progress:
+        for name, make in makers.items():
+            sections[name] = make()
+            progress.advance(1, name)
+    file = out / "report.html"
+    partial = out / ".report.html.tmp"
+    partial.write_text(page(config.title, lead(source), sections), encoding="utf-8")
+    partial.replace(file)
     return {"file": "report.html", "size_bytes": file.stat().st_size, "num_sections": len(sections)}
 
 
 def lead(source: Source) -> str:
     """The headline figures and what is a stand-in."""
-    corpus, grpo = source["corpus"].manifest, source["grpo"]
-    sampled, greedy = (require(grpo, "held_out", kind) for kind in ("sampled", "greedy"))
-    seconds = sum(entry.manifest.get("wall_s", 0) for entry in source.history())
+    corpus, last = source["corpus"].manifest, report_corpus.round_lines(source)[-1]
     headline = {
         "pages in the math corpus": number(corpus.get("num_pages", 0)),
         "tokens in the math corpus": number(corpus.get("num_tokens", 0)),
-        "held-out, sampled: SFT → GRPO": f"{100 * sampled['before']:.0f} → {percent(sampled['after'], 0)}",
-        "held-out, greedy: SFT → GRPO": f"{100 * greedy['before']:.0f} → {percent(greedy['after'], 0)}",
-        "stage time, all stages": duration(seconds),
+        f"of round {last['round']}’s pages known from the round before": percent(last.get("overlap"), 0) or "–",
     }
+    if last.get("recall") is not None:
+        headline["of the labelled math pages found"] = percent(last["recall"], 0) or "–"
+    if "grpo" in source:
+        for kind in ("sampled", "greedy"):
+            measured = require(source["grpo"], "held_out", kind)
+            headline[f"held-out, {kind}: SFT → GRPO"] = f"{100 * measured['before']:.0f} → {percent(measured['after'], 0)}"
+    headline["stage time, all stages"] = duration(sum(entry.manifest.get("wall_s", 0) for entry in source.history()))
     stand_ins = [name.upper() for name, suite in require(source["benchmarks"], "suites").items() if suite["stand_in"]]
     note = ""
+    if "pretrain" not in source:
+        note = '<p class="note"><b>The corpus alone</b>: no pre-training, SFT, GRPO and evaluation in this report.</p>'
     if stand_ins:
-        note = (
+        note += (
             f'<p class="note"><b>Stand-ins for {" and ".join(stand_ins)}</b>: questions this project generated, because the benchmarks '
             "themselves were not there. Their scores compare with nothing published.</p>"
         )

@@ -1,85 +1,150 @@
-"""The report's sections on the corpus: rounds, domains, sample pages, decontamination."""
+"""The report's sections on the corpus: pages, rounds, domains, classifier, decontamination, the volume sweep, samples."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mathpipe.eval.config import ReportConfig
-from mathpipe.eval.markup import figures, folded, number, percent, plot, table
+from mathpipe.eval.markup import Raw, figures, folded, number, percent, plot, table, tag
 from mathpipe.eval.published import CORPUS, ROUND_4_OVERLAP
 from mathpipe.eval.report_source import Entry, Source, require, sample
 from mathpipe.pipeline.artifact import ContractError, read_columns
 
 MAX_EXCERPT_CHARS = 1200
 NUM_DOMAINS = 15
+NUM_PREFIXES = 4
+NUM_REJECTS = 8
+Columns = Sequence[tuple[str, str, Callable[[Any], Any]]]
+"""Head, key, how a value is shown."""
 
 
-def corpus(source: Source, rounds: Sequence[Entry], config: ReportConfig) -> str:
-    """Crawl, pages, rounds, domains and samples."""
-    crawl, pages = source["crawl"].manifest, source["pages"].manifest
-    rejected = pages.get("num_rejects", {})
-    reasons = ", ".join(f"{number(count)} {reason}" for reason, count in rejected.items())
+def plain(value: Any) -> Any:
+    """The value as it is."""
+    return value
+
+
+ROUND_COLUMNS: Columns = (
+    ("round", "round", plain), ("pages", "pages", plain), ("tokens", "tokens", plain), ("recall", "recall", percent),
+    ("precision", "precision", percent), ("overlap with the round before", "overlap", percent), ("F1", "held_out_f1", plain),
+    ("F1 out of domain", "out_of_domain_f1", plain), ("domains", "domains", plain), ("math domains", "math_domains", plain),
+    ("math prefixes", "math_prefixes", plain), ("positives", "num_positives", plain), ("negatives", "num_negatives", plain),
+    ("new seeds", "new_seeds", plain), ("seeds", "seeds", plain),
+)  # fmt: skip
+
+
+def known_columns(columns: Columns, rows: Sequence[dict[str, Any]]) -> str:
+    """A table without the columns that no row has a value for."""
+    shown = [column for column in columns if any(row.get(column[1]) is not None for row in rows)]
+    return table([head for head, _, _ in shown], [[show(row.get(key)) for _, key, show in shown] for row in rows])
+
+
+def pages(source: Source) -> str:
+    """The crawl, what extraction and deduplication left, rejects by reason."""
+    crawl, made = source["crawl"].manifest, source["pages"].manifest
+    rejected = made.get("num_rejects", {})
+    kept, dropped = made.get("num_pages", 0), sum(rejected.values())
     intro = (
-        f"<p>Crawl source “{crawl.get('source', '?')}”; after extraction and deduplication {number(pages.get('num_pages', 0))} pages of "
-        f"{number(pages.get('num_hosts', 0))} hosts remain{f' (rejected: {reasons})' if reasons else ''}.</p>"
+        f"<p>Crawl source “{crawl.get('source', '?')}”. Of {number(kept + dropped)} records {number(kept)} pages of "
+        f"{number(made.get('num_hosts', 0))} hosts remain after extraction and deduplication.</p>"
     )
-    lines = [entry.metrics[-1] for entry in rounds if entry.metrics]
-    if len(lines) != len(rounds):
-        missing = next(entry for entry in rounds if not entry.metrics)
-        raise ContractError(f"{missing.path / 'metrics.jsonl'}: no line with the round's figures; run stage {missing.name} again")
+    rows = [[reason, count, percent(count / (kept + dropped))] for reason, count in sorted(rejected.items(), key=lambda item: -item[1])]
+    return intro + (table(["rejected because", "records", "share"], rows) if rows else "")
+
+
+def round_entries(source: Source) -> list[Entry]:
+    """The rounds, the first one first."""
+    return [source[f"round{number}"] for number in range(1, 10) if f"round{number}" in source]
+
+
+def round_lines(source: Source) -> list[dict[str, Any]]:
+    """The figures of every round.
+
+    Raises:
+        ContractError: a round has left none.
+    """
+    for entry in round_entries(source):
+        if not entry.metrics:
+            raise ContractError(f"{entry.path / 'metrics.jsonl'}: no line with the round's figures; run stage {entry.name} again")
+    return [entry.metrics[-1] for entry in round_entries(source)]
+
+
+def rounds(source: Source) -> str:
+    """The table by round and how the corpus grows."""
+    lines = round_lines(source)
     paper = (
         f"The paper ends with {number(CORPUS['pages'])} pages and {number(CORPUS['tokens'])} tokens; "
         f"“nearly {100 * ROUND_4_OVERLAP:.0f} %” of round 4 had been collected in round 3."
     )
-    head = ["round", "pages", "tokens", "recall", "precision", "overlap with the round before", "seeds", "math domains"]
-    rows = [
-        [line.get("round"), line.get("pages"), line.get("tokens"), *(percent(line.get(key)) for key in ("recall", "precision", "overlap")),
-         line.get("seeds"), line.get("math_domains")]
-        for line in lines
-    ]  # fmt: skip
-    told = f'{intro}{table(head, rows)}<p class="soft">{paper}</p>'
-    return told + _round_plots(lines) + _domains(source, rounds[-1]) + _samples(source, config)
-
-
-def _round_plots(lines: list[dict[str, Any]]) -> str:
+    if any(line.get("recall") is not None for line in lines):
+        paper += " Recall and precision count pages, against the crawl’s truth labels, which no stage reads."
     numbers = [line["round"] for line in lines]
-    shares = {}
-    for key in ("recall", "precision", "overlap"):
-        known = [(line["round"], 100 * line[key]) for line in lines if line.get(key) is not None]
-        if known:
-            shares[key] = ([x for x, _ in known], [y for _, y in known])
-    parts = [plot("Pages collected", {"pages": (numbers, [line.get("pages", 0) for line in lines])}, "round", bars=True)]
-    return figures(parts + ([plot("Recall, precision and overlap, %", shares, "round", "%")] if shares else []))
+    collected = [line.get("pages", 0) for line in lines]
+    known = [(line.get("overlap") or 0) * line.get("pages", 0) for line in lines]
+    shares = {
+        key: [(line["round"], 100 * line[key]) for line in lines if line.get(key) is not None] for key in ("recall", "precision", "overlap")
+    }
+    curves = {key: tuple(zip(*points, strict=True)) for key, points in shares.items() if points}
+    growth = {"new": (numbers, collected), "collected in the round before": (numbers, known)}  # the second is drawn over the first
+    seeds = {"seeds": (numbers, [line.get("seeds", 0) for line in lines])}
+    parts = [plot("Pages collected", growth, "round", bars=True), plot("Seeds for the next round", seeds, "round", bars=True)]
+    parts += [plot("Recall, precision and overlap, %", curves, "round", "%")] if curves else []  # type: ignore[arg-type]
+    return f'{known_columns(ROUND_COLUMNS, lines)}<p class="soft">{paper}</p>{figures(parts)}'
 
 
-def _domains(source: Source, last: Entry) -> str:
-    folder = source.made_from(last, "domains")
-    if folder is None or not (folder / "domains.parquet").exists():
-        return ""
-    rows = pq.read_table(folder / "domains.parquet").to_pylist()
-    head = ["domain", "pages", "collected", "share", "math-related"]
+def domains(source: Source) -> str:
+    """The domains with most collected pages in the last round, and what was decided on their prefixes."""
+    last = round_entries(source)[-1]
+    judged, annotated = source.made_from(last, "domains"), source.made_from(last, "annotations")
+    if judged is None:
+        return "<p>The last round’s domains have been removed.</p>"
+    rows = pq.read_table(judged / "domains.parquet").to_pylist()
+    lines = (annotated / "decisions.jsonl").read_text(encoding="utf-8").splitlines() if annotated else []
+    decisions: dict[str, list[dict[str, str]]] = {}
+    for decision in map(json.loads, lines):
+        decisions.setdefault(decision["prefix"].partition("/")[0], []).append(decision)
     body = [
-        [row["host"], row["num_pages"], row["num_collected"], percent(row["collected_frac"]), "yes" if row["is_math"] else "no"]
+        [row["host"], row["num_pages"], row["num_collected"], percent(row["collected_frac"]), "yes" if row["is_math"] else "no",
+         verdicts(decisions.get(row["host"], []))]
         for row in rows[:NUM_DOMAINS]
-    ]
-    more = f"The {len(body)} domains of {number(len(rows))} with most collected pages; above 10 % collected a domain is math-related."
-    return f'<h3>Domains in round {last.metrics[-1].get("round")}</h3>{table(head, body)}<p class="soft">{more}</p>'
+    ]  # fmt: skip
+    head = ["domain", "pages", "collected", "share", "math-related", "annotated prefixes"]
+    more = (
+        f"Round {last.metrics[-1]['round']}: the {len(body)} domains of {number(len(rows))} with most collected pages. A domain is "
+        "math-related when more than 10 % of its pages were collected; the longest annotated prefix of a page decides."
+    )
+    return f'<p class="soft">{more}</p>{table(head, body, wide=[5])}'
 
 
-def _samples(source: Source, config: ReportConfig) -> str:
-    pages = pa.concat_tables(read_columns(source["corpus"].path, ["url", "text", "score"])).to_pylist()
-    drawn = sample(pages, config.num_samples, f"{config.seed} pages")
-    parts = [folded(f"{row['url']} · P(math) {row['score']:.3f}", excerpt(row["text"])) for row in drawn]
-    return f"<h3>Pages of the corpus, drawn at random</h3>{''.join(parts)}" if parts else ""
+def verdicts(decisions: Sequence[dict[str, str]]) -> str:
+    """`math: a.org/x/ (12 of 12 pages collected); not math: …` of a domain."""
+    parts = []
+    for kind, words in (("math", "math"), ("not_math", "not math")):
+        of_kind = [f"{d['prefix']} ({d['reason']})" for d in decisions if d["decision"] == kind]
+        more = f" and {len(of_kind) - NUM_PREFIXES} more" if len(of_kind) > NUM_PREFIXES else ""
+        if of_kind:
+            parts.append(f"{words}: {', '.join(of_kind[:NUM_PREFIXES])}{more}")
+    return "; ".join(parts)
 
 
-def excerpt(text: str) -> str:
-    """The beginning of a text."""
-    return text if len(text) <= MAX_EXCERPT_CHARS else text[:MAX_EXCERPT_CHARS].rstrip() + " …"
+def classifier(source: Source) -> str:
+    """How the scores of all pages are spread, round by round."""
+    spread = {}
+    for entry in round_entries(source):
+        selected = source.made_from(entry, "selected")
+        histogram = Entry(selected).manifest.get("score_histogram") if selected else None
+        if histogram:
+            edges, counts = histogram["edges"], histogram["counts"]
+            middles = [(low + high) / 2 for low, high in zip(edges, edges[1:], strict=False)]
+            spread[entry.name] = (middles, [max(count, 0.5) for count in counts])
+    if not spread:
+        return "<p>No score histograms: the selections have been removed.</p>"
+    words = "Pages by P(math), the classifier’s score. A page is collected from the top until the round’s tokens are full."
+    return f"<p>{words}</p>{figures([plot('Pages per bin of the score', spread, 'P(math)', log_y=True)])}"
 
 
 def decontamination(source: Source) -> str:
@@ -95,7 +160,54 @@ def decontamination(source: Source) -> str:
         f"occurs in a benchmark, or a whole benchmark text of 3 to 9 grams. Benchmarks: {require(source['benchmarks'], 'source')}.</p>"
     )
     files = sorted((entry.path / "rejects").glob("*.parquet"))
-    rejects = [row for file in files for row in pq.read_table(file).to_pylist()][:8]
+    rejects = [row for file in files for row in pq.read_table(file).to_pylist()][:NUM_REJECTS]
     examples = [[row["url"], row["benchmark"], row["item"], row["gram"]] for row in rejects]
     shown = f"<h3>Examples</h3>{table(['page', 'benchmark', 'item', 'gram'], examples, wide=[0, 3])}" if examples else ""
     return intro + (table(["benchmark", "texts", "matches"], body) if body else "") + shown
+
+
+def volume(source: Source) -> str:
+    """The table of the volume sweep."""
+    if "volumes" not in source:
+        return "<p>The volume sweep has not been run with these settings: <code>mathpipe sweep-volume</code>.</p>"
+    entry = source["volumes"]
+    best, judged_on, counts = (require(entry, key) for key in ("best", "judged_on", "texts"))
+    head = ["volume", "pages", "tokens", "lowest score", "epochs"]
+    for kind in counts:
+        head += [f"{kind}, bits per byte", "to 1×", "± SE"]
+    body = []
+    for row in entry.metrics:
+        name = Raw(f"{row['volume']}× {tag('best')}") if row["volume"] == best else f"{row['volume']}×"
+        cells = [name, row["pages"], row["tokens"], row["lowest_score"], row["epochs"]]
+        for kind in counts:
+            error = row[f"{kind} stderr"]
+            cells += [f"{row[f'{kind} bits_per_byte']:.4f}", signed(row[f"{kind} difference"]), "–" if error is None else f"{error:.4f}"]
+        body.append(cells)
+    words = (
+        "A small model trained on each volume of round 1’s ranking, all with the same number of tokens; lower is better, and the lowest on "
+        f"{judged_on} is marked. SE: of the difference to 1×, over {', '.join(f'{n} {kind}' for kind, n in counts.items())}; "
+        "another training run differs by more than that suggests. The paper compared 40, 80, 120 and 160 billion tokens and kept 40."
+    )
+    curve = {kind: ([row["volume"] for row in entry.metrics], [row[f"{kind} difference"] for row in entry.metrics]) for kind in counts}
+    return f"<p>{words}</p>{table(head, body)}{figures([plot('Bits per byte, difference to 1×', curve, 'volume')])}"
+
+
+def signed(value: float) -> str:
+    """A difference with its sign.
+
+    >>> signed(-0.01234)
+    '−0.0123'
+    """
+    return f"{value:+.4f}".replace("-", "−")
+
+
+def samples(source: Source, config: ReportConfig) -> str:
+    """Pages of the corpus, drawn at random."""
+    rows = pa.concat_tables(read_columns(source["corpus"].path, ["url", "text", "score"])).to_pylist()
+    drawn = sample(rows, config.num_samples, f"{config.seed} pages")
+    return "".join(folded(f"{row['url']} · P(math) {row['score']:.3f}", excerpt(row["text"])) for row in drawn)
+
+
+def excerpt(text: str) -> str:
+    """The beginning of a text."""
+    return text if len(text) <= MAX_EXCERPT_CHARS else text[:MAX_EXCERPT_CHARS].rstrip() + " …"

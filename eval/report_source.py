@@ -53,6 +53,9 @@ class Source:
     def __getitem__(self, name: str) -> Entry:
         return self._entries[name]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
     def history(self) -> list[Entry]:
         """Every artifact the inputs were made from, themselves included, each after what it was made from."""
         seen: dict[Path, Entry] = {}

@@ -1,4 +1,4 @@
-"""The command line: `mathpipe run | plan | status | rerun | report | gc | ui | bench`."""
+"""The command line: `mathpipe run | plan | status | rerun | report | sweep-volume | gc | ui | bench`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from mathpipe.pipeline import launch, stages
+from mathpipe.pipeline import launch, stages, tables
 from mathpipe.pipeline.artifact import ContractError
 from mathpipe.pipeline.config import ConfigError
 from mathpipe.pipeline.plan import Plan, Step, force, make_plan
@@ -99,6 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     rerun.add_argument("stage", metavar="STAGE")
     rerun.add_argument("--verbose", action="store_true", help="show what the stages print")
     add("report", _report, "build the report if it is not up to date, and print its path")
+    sweep = add("sweep-volume", _sweep_volume, "train a small model on 1×, 2×, 3× and 4× round 1's tokens, compare held-out losses")
+    sweep.add_argument("--verbose", action="store_true", help="show what the stages print")
     gc = add("gc", _gc, "list artifacts that the current plan does not refer to")
     gc.add_argument("--yes", action="store_true", help="remove them")
     add("ui", _ui, "start the Luigi page and TensorBoard on this machine and list the links; Ctrl-C ends them")
@@ -112,7 +114,7 @@ def _make_plan(arguments: argparse.Namespace) -> Plan:
 
 
 def _targets(names: Iterable[str]) -> list[str]:
-    return [stages.find(name).name for name in names] or list(stages.STAGES)
+    return [stages.find(name).name for name in names] or stages.default()
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -133,9 +135,13 @@ def _report(arguments: argparse.Namespace) -> None:
     print(report_file(plan))
 
 
-def report_file(plan: Plan) -> Path | None:
-    """The HTML file of the report stage, or None while there is none."""
-    step = plan.steps.get("report")
+def _sweep_volume(arguments: argparse.Namespace) -> None:
+    _bring_about(_make_plan(arguments), ["volumes"], arguments.verbose)
+
+
+def report_file(plan: Plan, name: str = "report") -> Path | None:
+    """The HTML file of a report stage, or None while there is none."""
+    step = plan.steps.get(name)
     return next(iter(sorted(step.out.glob("*.html"))), None) if step else None
 
 
@@ -155,8 +161,10 @@ def _bring_about(plan: Plan, targets: list[str], verbose: bool) -> None:
         with display.for_run(plan, pending, verbose) as watcher:
             tasks.run(plan, targets, watcher, verbose)
         display.summary(pending, time.monotonic() - began)
-    if "report" in targets and report_file(plan):
-        print(f"report: {report_file(plan)}")
+    print(tables.closing(plan, targets), end="")
+    for name in ("corpus.report", "report"):
+        if name in targets and report_file(plan, name):
+            print(f"report: {report_file(plan, name)}")
 
 
 def _require(step: Step, plan: Plan) -> None:
@@ -186,7 +194,9 @@ def _plan(arguments: argparse.Namespace) -> None:
     plan = _make_plan(arguments)
     pending = {step.name for step in plan.pending(targets)}
     table = Table("stage", "would run", "why", "size")
-    for step in plan.steps.values():
+    asked = {name for target in targets for name in stages.upstream(target)}
+    shown = [step for step in plan.steps.values() if step.name in asked or not step.stage.optional]
+    for step in shown:
         note = escape(step.config.describe()) if hasattr(step.config, "describe") else ""
         try:
             _require(step, plan)
@@ -195,12 +205,13 @@ def _plan(arguments: argparse.Namespace) -> None:
         would = "[bold cyan]yes[/]" if step.name in pending else "[green]done[/]" if step.state == "done" else "[dim]no[/]"
         table.add_row(step.name, would, escape(step.reason), note)
     _console().print(table)
-    print(f"{plan.profile}: {len(pending)} of {len(plan.steps)} stages would run")
+    print(f"{plan.profile}: {len(pending)} of {len(shown)} stages would run")
 
 
 def _status(arguments: argparse.Namespace) -> None:
     plan = _make_plan(arguments)
-    rows = [{"stage": s.name, "state": s.state, "path": str(s.out), "hash": s.hash, "seconds": s.seconds} for s in plan.steps.values()]
+    shown = [step for step in plan.steps.values() if not step.stage.optional or step.state != "missing"]
+    rows = [{"stage": s.name, "state": s.state, "path": str(s.out), "hash": s.hash, "seconds": s.seconds} for s in shown]
     if arguments.json:
         print(json.dumps(rows, indent=1))
         return
@@ -210,7 +221,7 @@ def _status(arguments: argparse.Namespace) -> None:
     from mathpipe.pipeline.display import STATE_STYLES, clock
 
     table = Table("stage", "state", "time", "path", "why")
-    for step in plan.steps.values():
+    for step in shown:
         seconds = clock(step.seconds) if step.seconds is not None else ""
         table.add_row(step.name, f"[{STATE_STYLES[step.state]}]{step.state}[/]", seconds, str(step.out), escape(step.reason))
     _console().print(table)

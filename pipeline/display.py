@@ -100,7 +100,9 @@ class LiveDisplay:
         for column in ({"width": 1}, {"no_wrap": True}, {"justify": "right", "no_wrap": True}, {"no_wrap": True, "overflow": "ellipsis"}):
             table.add_column(**column)  # type: ignore[arg-type]
         groups: dict[str, list[str]] = {}
-        for name in self.plan.steps:
+        for name, step in self.plan.steps.items():
+            if step.stage.optional and name not in self.pending:
+                continue
             groups.setdefault(name.partition(".")[0], []).append(name)
         for group, names in groups.items():
             table.add_row(*self._row(group, names))
@@ -129,7 +131,8 @@ class LiveDisplay:
     def _activity(self, names: list[str]) -> RenderableType:
         assert self.running is not None
         name = self.running.name
-        place = f"{names.index(name) + 1}/{len(names)} {name.partition('.')[2] or 'grow'}  " if len(names) > 1 else ""
+        part = name.partition(".")[2] or self.running.stage.module.rpartition(".")[2]
+        place = f"{names.index(name) + 1}/{len(names)} {part}  " if len(names) > 1 else ""
         if self.values is None:
             return Text(f"{place}starting")
         line = Table.grid(padding=(0, 1, 0, 0))

@@ -110,15 +110,16 @@ def make_plan(runs: Path, profile: str | None = None, file: Path | None = None, 
     for stage in stages.STAGES.values():
         section = stage.config_class().SECTION
         config, table = configs[section], to_table(configs[section])
-        hashes = {key: steps[source].hash for key, source in stage.inputs.items()}
+        further = {key: source for key, source in stage.when_done.items() if steps[source].state == "done"}
+        sources = {key: steps[source] for key, source in {**stage.inputs, **further}.items()}
+        hashes = {key: source.hash for key, source in sources.items()}
         version = stage.config_class().VERSION
         base = artifact.recipe_hash(stage.name, version, table, hashes, prints[section])
         attempt = attempts.get(f"{stage.name}-{base}", 0)
         identity = artifact.recipe_hash(stage.name, version, table, hashes, prints[section], attempt)
         out = root / f"{stage.name}-{identity}"
         step = Step(
-            stage, config, base, identity, attempt, out, {key: steps[source].out for key, source in stage.inputs.items()},
-            "missing", "missing", None,
+            stage, config, base, identity, attempt, out, {key: source.out for key, source in sources.items()}, "missing", "missing", None,
         )  # fmt: skip
         steps[stage.name] = _with_state(step, hashes, folders.get(stage.name, []))
     return Plan(name, root, runtime, steps)

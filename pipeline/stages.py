@@ -10,6 +10,8 @@ from typing import Any
 
 from mathpipe.pipeline.config import ConfigError, nearest
 
+NUM_VOLUMES = 4
+"""Volumes that are compared: 1 to 4 times the tokens of round 1 (section 2.1: 40, 80, 120, 160 billion)."""
 NUM_ROUNDS = 4
 """Rounds of the corpus loop (section 2.1: after four iterations nearly 98 % of the data had been collected before)."""
 
@@ -27,8 +29,12 @@ class Stage:
     """What it does, in one line for tables and help texts."""
     inputs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Input name (a field of the stage's inputs dataclass) → stage that makes it."""
+    when_done: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Further inputs, taken where their stage's artifact is there when the plan is made; they make nothing run."""
     distributed: bool = False
     """Whether it is launched with `runtime.num_processes` data-parallel processes."""
+    optional: bool = False
+    """Whether it runs only when it, or what it leads to, is asked for by name."""
 
     def config_class(self) -> Any:
         """The config dataclass, imported on use."""
@@ -58,7 +64,31 @@ def _round(number: int) -> list[Stage]:
     ]  # fmt: skip
 
 
+def _volumes() -> list[Stage]:
+    """The volume sweep: what is cheap comes first, so that a crawl too small for it is found out before anything is trained."""
+    corpus, pretrain = "mathpipe.corpus", "mathpipe.pretrain"
+    selected = {1: "round1.select"} | {n: f"volume{n}.select" for n in range(2, NUM_VOLUMES + 1)}
+    numbers = range(1, NUM_VOLUMES + 1)
+    return [
+        *[Stage(selected[n], f"{corpus}.volume", f"{corpus}.round_config:SelectConfig", f"the {n} × N tokens that round 1 scored highest",
+                {"pages": "pages", "scores": "round1.score", "smaller": selected[n - 1]}, optional=True) for n in numbers[1:]],
+        *[Stage(f"volume{n}.corpus", f"{corpus}.decontaminate", f"{corpus}.config:CorpusConfig", "the volume without benchmark 10-grams",
+                {"pages": "pages", "selected": selected[n], "benchmarks": "benchmarks"}, optional=True) for n in numbers],
+        Stage("volume1.tokenizer", f"{pretrain}.train_tokenizer", f"{pretrain}.config:TokenizerConfig",
+              "byte-level BPE for all volumes", {"corpus": "volume1.corpus"}, optional=True),
+        *[Stage(f"volume{n}.tokens", f"{pretrain}.tokens", f"{pretrain}.config:TokensConfig", "token shards of the volume",
+                {"corpus": f"volume{n}.corpus", "tokenizer": "volume1.tokenizer"}, optional=True) for n in numbers],
+        *[Stage(f"volume{n}", f"{pretrain}.sweep", f"{pretrain}.config:SweepConfig", f"small model on volume {n}",
+                {"tokens": f"volume{n}.tokens", "tokenizer": "volume1.tokenizer"}, distributed=True, optional=True) for n in numbers],
+        Stage("volumes", f"{pretrain}.volumes", f"{pretrain}.config:VolumesConfig", "held-out loss of the small models, side by side",
+              {"benchmarks": "benchmarks", "tokens": "volume1.tokens", **{f"corpus{n}": f"volume{n}.corpus" for n in numbers},
+               **{f"volume{n}": f"volume{n}" for n in numbers}}, optional=True),
+    ]  # fmt: skip
+
+
 ROUNDS = tuple(f"round{n}" for n in range(1, NUM_ROUNDS + 1))
+CORPUS_STAGES = ("benchmarks", "crawl", "pages", *ROUNDS, "corpus")
+"""What a report on the corpus reads."""
 _corpus, _pretrain, _eval = "mathpipe.corpus", "mathpipe.pretrain", "mathpipe.eval"
 
 STAGES: dict[str, Stage] = {
@@ -71,8 +101,11 @@ STAGES: dict[str, Stage] = {
         Stage("pages", f"{_corpus}.pages", f"{_corpus}.config:PagesConfig",
               "text with its LaTeX, URL dedup, near-dedup", {"crawl": "crawl"}),
         *[stage for number in range(1, NUM_ROUNDS + 1) for stage in _round(number)],
+        *_volumes(),
         Stage("corpus", f"{_corpus}.decontaminate", f"{_corpus}.config:CorpusConfig", "the math corpus without benchmark 10-grams",
               {"pages": "pages", "selected": f"round{NUM_ROUNDS}.select", "benchmarks": "benchmarks"}),
+        Stage("corpus.report", f"{_eval}.report", f"{_eval}.config:ReportConfig", "one HTML file on the corpus alone",
+              {name: name for name in CORPUS_STAGES}, {"volumes": "volumes"}, optional=True),
         Stage("tokenizer", f"{_pretrain}.train_tokenizer", f"{_pretrain}.config:TokenizerConfig",
               "byte-level BPE, digits split", {"corpus": "corpus"}),
         Stage("tokens", f"{_pretrain}.tokens", f"{_pretrain}.config:TokensConfig", "memory-mapped token shards with document index",
@@ -86,8 +119,8 @@ STAGES: dict[str, Stage] = {
         Stage("evaluate", f"{_eval}.evaluate", f"{_eval}.config:EvaluateConfig", "MMLU, BBH and held-out problems for base, SFT and GRPO",
               {"benchmarks": "benchmarks", "pretrain": "pretrain", "sft": "sft", "grpo": "grpo"}),
         Stage("report", f"{_eval}.report", f"{_eval}.config:ReportConfig", "one HTML file",
-              {name: name for name in ("benchmarks", "crawl", "pages", *ROUNDS, "corpus", "tokenizer", "tokens",
-                                       "pretrain", "sft", "grpo", "evaluate")}),
+              {name: name for name in (*CORPUS_STAGES, "tokenizer", "tokens", "pretrain", "sft", "grpo", "evaluate")},
+              {"volumes": "volumes"}),
     ]
 }  # fmt: skip
 
@@ -117,8 +150,13 @@ def find(name: str) -> Stage:
         ConfigError: there is none; the message names the nearest.
     """
     if name not in STAGES:
-        raise ConfigError(f"unknown stage {name!r}{nearest(name, STAGES)} (stages: {', '.join(STAGES)})")
+        raise ConfigError(f"unknown stage {name!r}{nearest(name, STAGES)} (stages: {', '.join(default())})")
     return STAGES[name]
+
+
+def default() -> list[str]:
+    """The stages of the chain: all that are not optional."""
+    return [name for name, stage in STAGES.items() if not stage.optional]
 
 
 def upstream(name: str) -> list[str]:
@@ -135,9 +173,9 @@ def upstream(name: str) -> list[str]:
 
 
 def downstream(name: str) -> list[str]:
-    """`name` and every stage that depends on it, in running order."""
+    """`name` and every stage that depends on it, in running order; optional ones only where `name` is optional itself."""
     found = {name}
     for stage in STAGES.values():
-        if found & set(stage.inputs.values()):
+        if found & set(stage.inputs.values()) and (STAGES[name].optional or not stage.optional):
             found.add(stage.name)
     return [stage for stage in STAGES if stage in found]

@@ -145,6 +145,38 @@ class PretrainConfig:
             raise ValueError(f"needs {needed / 1e9:.0f} GB of memory for the model's training state, found {memory_bytes() / 1e9:.0f} GB")
 
 
+@dataclass(frozen=True)
+class SweepConfig(PretrainConfig):
+    """The small model that judges the volumes: one a volume, alike but for the corpus (section 2.1)."""
+
+    SECTION: ClassVar[str] = "sweep"
+
+
+@dataclass(frozen=True)
+class VolumesConfig:
+    """The held-out texts that the models of the volumes are compared on."""
+
+    SECTION: ClassVar[str] = "volumes"
+    VERSION: ClassVar[int] = 1
+    benchmarks: tuple[str, ...] = ("gsm8k", "math")
+    """Their training problems stand for what the corpus is for."""
+    num_texts: int = 2000
+    """At most this many texts of each kind, drawn with `seed`; 0: all."""
+    max_chars: int = 500
+    """Characters of a text that count, from its beginning; they should fit into `sweep.context`."""
+    batch_tokens: int = 8192
+    """Tokens of one forward pass."""
+    seed: int = 0
+    """Draws the texts."""
+    runtime: Runtime = field(default_factory=Runtime)
+    """Hardware."""
+
+    def __post_init__(self) -> None:
+        for name, minimum in (("num_texts", 0), ("max_chars", 1), ("batch_tokens", 1)):
+            if getattr(self, name) < minimum:
+                raise ValueError(f"{name} must be at least {minimum}, found {getattr(self, name)}")
+
+
 def check_schedule(name: str) -> None:
     """Raise ValueError unless `name` is a learning-rate schedule."""
     if name not in SCHEDULES:
@@ -166,3 +198,19 @@ class TokensInputs:
 class PretrainInputs:
     tokens: Path
     tokenizer: Path
+
+
+@dataclass(frozen=True)
+class VolumesInputs:
+    """Volume N: the model trained on it and its pages; `tokens` are those of volume 1."""
+
+    benchmarks: Path
+    tokens: Path
+    corpus1: Path
+    corpus2: Path
+    corpus3: Path
+    corpus4: Path
+    volume1: Path
+    volume2: Path
+    volume3: Path
+    volume4: Path

@@ -84,7 +84,7 @@ def run(config: TokensConfig, inputs: TokensInputs, out: Path) -> dict[str, Any]
             progress.advance(len(urls), f"{writers['train'].num_tokens:,} tokens")
     for writer in writers.values():
         writer.close()
-    facts: dict[str, Any] = {"dtype": dtype}
+    facts: dict[str, Any] = {"dtype": dtype, "held_out_frac": config.held_out_frac}
     for split, writer in writers.items():
         facts[split] = {"num_documents": writer.num_documents, "num_tokens": writer.num_tokens, "num_bytes": writer.num_bytes}
     return facts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 import random
 import re
@@ -53,7 +55,14 @@ def chain(tmp_path: Path) -> report.ReportInputs:
     for n in range(1, 5):
         domains = make(root, f"round{n}.domains", inputs={"pages": paths["pages"]}, num_domains=42, num_math_domains=17)
         write_parquet(domains / "domains.parquet", pa.Table.from_pylist(hosts))
-        paths[f"round{n}"] = make(root, f"round{n}", inputs={"pages": paths["pages"], "domains": domains})
+        histogram = {"edges": [0.0, 0.5, 1.0], "counts": [9000, 2200]}
+        selected = make(root, f"round{n}.select", score_histogram=histogram)
+        annotations = make(root, f"round{n}.annotate")
+        decision = {"prefix": "pkg0.docs.example/<m>/", "decision": "math", "reason": "9 of 9 pages collected", "who": "policy"}
+        lines = [decision, *({**decision, "prefix": f"pkg0.docs.example/{i}/", "decision": "not_math"} for i in range(6))]
+        (annotations / "decisions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        made_from = {"pages": paths["pages"], "domains": domains, "selected": selected, "annotations": annotations}
+        paths[f"round{n}"] = make(root, f"round{n}", inputs=made_from)
         append_metrics(
             paths[f"round{n}"], round=n, pages=2000 + 900 * n, tokens=900_000 * n, recall=1 - 0.6**n, precision=0.9 - 0.02 * n,
             overlap=None if n == 1 else 1 - 0.4**n, seeds=300 * n, math_domains=5 * n,
@@ -141,9 +150,16 @@ def test_the_page_stands_alone_and_says_what_the_artifacts_say(chain: report.Rep
     links = Links()
     links.feed(text)
     assert links.fetched == [] and "<script" not in text and "@import" not in text
-    assert links.anchors == links.ids and len(links.ids) == facts["num_sections"] == 8
-    assert text.count("<svg") >= 10
+    assert links.anchors == links.ids and len(links.ids) == facts["num_sections"] == 13
+    assert text.count("<svg") >= 13
     told = ("41.2 %", "58.3 %", "+17.1", "4.0e-04", "5,563", "Stand-ins for MMLU", "59.5", "300 × 5, 20 × 4", "round1.domains")
+    told += (
+        "near duplicate",
+        "5.3 %",
+        "math: pkg0.docs.example/&lt;m&gt;/ (9 of 9 pages collected)",
+        "and 2 more",
+        "sweep has not been run",
+    )
     for wanted in told:
         assert wanted in text, wanted
     assert "54.9" not in text, "the paper's MMLU must not stand beside a stand-in"
@@ -158,6 +174,37 @@ def test_the_page_is_the_same_twice(chain: report.ReportInputs, tmp_path: Path) 
         report.run(ReportConfig(), chain, tmp_path / name)
         pages.append((tmp_path / name / "report.html").read_bytes())
     assert pages[0] == pages[1]
+
+
+MODELS = ("tokenizer", "tokens", "pretrain", "sft", "grpo", "evaluate")
+
+
+def test_a_report_on_the_corpus_alone_says_so(chain: report.ReportInputs, tmp_path: Path) -> None:
+    inputs = dataclasses.replace(chain, **dict.fromkeys(MODELS))
+    facts = report.run(ReportConfig(), inputs, tmp_path)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert facts["num_sections"] == 9 and "<b>The corpus alone</b>: no pre-training" in text
+    assert '<h2 id="rounds"' in text and "5,563" in text and '<h2 id="grpo"' not in text
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_report_on_a_part_of_the_models_is_refused(chain: report.ReportInputs, name: str) -> None:
+    with pytest.raises(ValueError, match=f"give --in {name}=DIR, or none of"):
+        dataclasses.replace(chain, **{name: None})
+
+
+def test_the_volumes_stand_in_the_report_when_they_were_measured(chain: report.ReportInputs, tmp_path: Path) -> None:
+    volumes = make(tmp_path, "volumes", best=2, judged_on="problems", texts={"problems": 2000, "core pages": 1})
+    for n in range(1, 5):
+        figures = {"bits_per_byte": 1.5 + n / 100, "difference": n / 100 - 0.01, "stderr": 0.0012}
+        row = {f"problems {key}": value for key, value in figures.items()} | {f"core pages {key}": value for key, value in figures.items()}
+        row |= {"core pages stderr": None, "volume": n, "pages": 100 * n, "tokens": 1000 * n, "lowest_score": 1 / n, "epochs": 4 / n}
+        append_metrics(volumes, **row)
+    report.run(ReportConfig(), dataclasses.replace(chain, volumes=volumes), tmp_path)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for wanted in ('2× <span class="tag">best</span>', "1.5400", "+0.0300", "0.0012", "over 2000 problems, 1 core pages"):
+        assert wanted in text, wanted
+    assert "has not been run" not in text
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_the_plan_of_the_paper_is_fast_and_needs_no_torch(tmp_path):
     before = os.times()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert all(name in done.stdout for name in stages.STAGES)
+    assert all(name in done.stdout for name in stages.default())
     after = os.times()
     assert after.children_user + after.children_system - before.children_user - before.children_system < 3
 
@@ -185,6 +185,39 @@ def test_status_json_has_exactly_the_promised_keys(tmp_path, capsys):
 
     cli.main(["status", "--json", "--runs", str(tmp_path)])
     rows = json.loads(capsys.readouterr().out)
-    assert [row["stage"] for row in rows] == list(stages.STAGES)
+    assert [row["stage"] for row in rows] == stages.default()
     assert {tuple(row) for row in rows} == {("stage", "state", "path", "hash", "seconds")}
 
+
+def test_optional_stages_run_only_when_asked_for(tmp_path):
+    made = plan.make_plan(tmp_path)
+    chain, sweep = stages.default(), set(stages.upstream("volumes"))
+    assert "volumes" not in chain and "corpus.report" not in chain and {"volume2", "volume1.tokenizer"} <= sweep
+    assert not {step.name for step in made.pending(chain)} & (sweep - set(chain))
+    assert not {"round2.train", "corpus", "pretrain"} & sweep, "the sweep needs round 1 alone"
+    assert "volumes" not in stages.downstream("pages") and "volumes" in stages.downstream("volume2.select")
+
+
+def test_a_report_takes_the_volumes_where_they_are_done_and_makes_nothing_run_for_them(tmp_path):
+    before = plan.make_plan(tmp_path).steps
+    assert "volumes" not in before["report"].inputs and "volumes" not in before["corpus.report"].inputs
+    finish(before["volumes"])
+    after = plan.make_plan(tmp_path).steps
+    assert after["report"].inputs["volumes"] == before["volumes"].out and after["report"].hash != before["report"].hash
+    assert {name for name in before if before[name].hash != after[name].hash} == {"report", "corpus.report"}
+
+
+def test_closing_tables_show_what_the_rounds_and_volumes_measured(tmp_path):
+    from mathpipe.pipeline import tables
+
+    steps = plan.make_plan(tmp_path).steps
+    for number, overlap in ((1, None), (2, 0.625)):
+        finish(steps[f"round{number}"])
+        artifact.append_metrics(steps[f"round{number}"].out, round=number, pages=1000 * number, overlap=overlap, recall=None)
+    finish(steps["volumes"], best=2, judged_on="problems")
+    artifact.append_metrics(steps["volumes"].out, volume=1, **{"problems bits_per_byte": 1.5, "problems difference": 0.0})
+    made = plan.make_plan(tmp_path)
+    rounds = tables.closing(made, ["corpus"]).splitlines()
+    assert [line.split() for line in rounds] == [["round", "pages", "overlap"], ["1", "1,000", "–"], ["2", "2,000", "0.625"]]
+    assert "1.5000" in tables.closing(made, ["volumes"]) and "volume 2" in tables.closing(made, ["volumes"])
+    assert tables.closing(made, ["sft"]) == ""
