@@ -3,15 +3,15 @@
 `docs` renders the documentation inside installed packages as a small web: one host per package, one page per documented
 object, real text. A few pages are planted a second time under another spelling of their URL, so that deduplication has
 work whose result is known. `warc` takes files that exist; the artifact names them, since archives are large and only read.
+`commoncrawl` fetches whole files or single records.
 """
 
 from __future__ import annotations
 
-import gzip
+import glob
 import hashlib
 import io
 import uuid
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -24,10 +24,11 @@ import pyarrow.csv
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from mathpipe.corpus import docstrings, render
+from mathpipe.corpus import commoncrawl, docstrings, render
 from mathpipe.corpus.crawl_config import CrawlConfig, NoInputs, package_version
 from mathpipe.corpus.docstrings import Docstring
-from mathpipe.corpus.warc import ARCHIVES
+from mathpipe.corpus.fetch import Client
+from mathpipe.corpus.warc import ARCHIVES, check_archive
 from mathpipe.pipeline import artifact, log, stage
 
 DOLLAR_MATH = {"sympy"}
@@ -49,8 +50,10 @@ class Page:
 
 
 def run(config: CrawlConfig, inputs: NoInputs, out: Path) -> dict[str, Any]:
-    """Write `archives.json`, `warc/` and `labels/`; returns counts."""
+    """Write `archives.json` and, as the source has them, `warc/` and `labels/`; returns counts."""
     (out / "warc").mkdir(exist_ok=True)
+    if config.source == "commoncrawl":
+        return commoncrawl.fetch(config, Client(config.runtime.requests_per_s, config.max_tries), out)
     return write_docs(config, out) if config.source == "docs" else list_archives(config, out)
 
 
@@ -166,38 +169,43 @@ def write_labels(out: Path, rows: Sequence[tuple[str, str, str]]) -> None:
 
 
 def list_archives(config: CrawlConfig, out: Path) -> dict[str, Any]:
-    """List local archives, each checked to be one, and copy their labels.
+    """List archives, each checked to be one, and copy their labels.
 
     Raises:
         ValueError: a path names no file, a file is not a WARC file, or the labels lack a column.
     """
     files = config.warc_files()
-    for file in files:
-        check_warc(file)
-    artifact.write_json(out / ARCHIVES, [str(file.resolve()) for file in files])
+    found = [*(str(file.resolve()) for file in files), *remote_archives([path for path in config.paths if "://" in path])]
+    with log.Progress(out, len(found), "archives", "checking") as progress:
+        for address in found:
+            check_archive(address)
+            progress.advance()
+    artifact.write_json(out / ARCHIVES, found)
     if config.labels:
         artifact.write_parquet(out / "labels" / "labels.parquet", read_labels(Path(config.labels)))
     size_bytes = sum(file.stat().st_size for file in files)
-    return {"source": "warc", "num_shards": len(files), "files": [str(file) for file in files], "size_bytes": size_bytes}
+    return {"source": "warc", "num_shards": len(found), "files": found, "size_bytes": size_bytes}
 
 
-def check_warc(file: Path) -> None:
-    """Look at the first bytes, decompressed.
+def remote_archives(paths: Sequence[str]) -> list[str]:
+    """Addresses that fsspec URLs name, in name order within each glob.
 
     Raises:
-        ValueError: not a WARC file, or not there.
+        ValueError: no such protocol here, or a glob that matches nothing.
     """
-    if not file.is_file():
-        raise ValueError(f"{file}: no such file (crawl.paths, relative to {Path.cwd()}); give existing WARC files or globs")
-    with file.open("rb") as raw:
-        is_gzip = raw.read(2) == b"\x1f\x8b"
-    try:
-        with gzip.open(file) if is_gzip else file.open("rb") as stream:
-            start = stream.read(5)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{file}: not readable as gzip ({error}); download it again or take it out of crawl.paths") from None
-    if start != b"WARC/":
-        raise ValueError(f"{file}: not a WARC file (begins with {start!r}, expected b'WARC/'); take it out of crawl.paths")
+    import fsspec
+
+    found: list[str] = []
+    for path in paths:
+        try:
+            system, name = fsspec.core.url_to_fs(path)
+        except (ValueError, ImportError) as error:
+            raise ValueError(f"{path}: {error} (crawl.paths)") from None
+        names = sorted(system.glob(name)) if glob.has_magic(name) else [name]
+        if not names:
+            raise ValueError(f"{path}: matches nothing (crawl.paths); give existing WARC files")
+        found += [system.unstrip_protocol(one) for one in names]
+    return list(dict.fromkeys(found))
 
 
 def read_labels(file: Path) -> pa.Table:

@@ -28,7 +28,7 @@ class CrawlConfig:
     VERSION: ClassVar[int] = 1
 
     source: str = "docs"
-    """`docs`: documentation of installed packages, rendered page by page; `warc`: local WARC files."""
+    """`docs`: documentation of installed packages, rendered page by page; `warc`: WARC files that exist; `commoncrawl`: fetched."""
     packages: tuple[str, ...] = (
         "sympy", "networkx", "scipy", "numpy", "mpmath",
         "torch", "transformers", "pandas", "matplotlib", "huggingface_hub", "datasets", "openai",
@@ -48,27 +48,71 @@ class CrawlConfig:
     num_url_duplicates: int = 200
     """docs: pages that are planted again under another spelling of their URL."""
     paths: tuple[str, ...] = ()
-    """warc: files and globs, relative to the current directory."""
+    """warc: files and globs, relative to the current directory or as fsspec URLs (`s3://…`, `https://…`)."""
     labels: str = ""
     """warc: optional TSV with the columns `url` and `label` (math or other); used for metrics only."""
+    snapshots: tuple[str, ...] = ()
+    """commoncrawl: crawl ids, for example `CC-MAIN-2024-10`."""
+    index: str = "none"
+    """commoncrawl: `none` fetches whole WARC files; `columnar` and `cdx` look up single records and fetch those."""
+    num_files: int = 0
+    """commoncrawl, whole files: how many of all snapshots' files; 0 takes all."""
+    draw: str = "even"
+    """commoncrawl, whole files: `even` spreads them over the listing, `first` takes its beginning."""
+    hosts: tuple[str, ...] = ()
+    """commoncrawl, single records: pages of these hosts."""
+    domains: tuple[str, ...] = ()
+    """commoncrawl, single records: pages of these domains and all hosts below them."""
+    url_prefixes: tuple[str, ...] = ()
+    """commoncrawl, single records: pages whose URL begins so (`mathoverflow.net/questions`; scheme and `www.` do not count)."""
+    mime_types: tuple[str, ...] = ("text/html", "application/xhtml+xml")
+    """commoncrawl, single records: detected types that are fetched; empty takes all."""
+    coalesce_gap_bytes: int = 65_536
+    """commoncrawl, single records: records of a file that lie closer together are fetched with one request."""
+    shard_bytes: int = 268_435_456
+    """commoncrawl, single records: a WARC file of the artifact holds records up to this size together."""
+    base_url: str = "https://data.commoncrawl.org/"
+    """commoncrawl: where listings, WARC files and the columnar index lie."""
+    index_url: str = "https://index.commoncrawl.org/"
+    """commoncrawl: the CDX server."""
+    max_tries: int = 12
+    """commoncrawl: tries in a row without a new byte before the stage gives up."""
     runtime: Runtime = field(default_factory=Runtime)
 
     def __post_init__(self) -> None:
-        if self.source not in ("docs", "warc"):
-            raise ValueError(f"source must be 'docs' or 'warc', found {self.source!r}")
+        for name, allowed in (
+            ("source", ("docs", "warc", "commoncrawl")), ("index", ("none", "columnar", "cdx")), ("draw", ("even", "first")),
+        ):  # fmt: skip
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, found {getattr(self, name)!r}")
         if self.source == "warc" and not self.paths:
             raise ValueError("source 'warc' needs paths, for example paths = [\"archive/*.warc.gz\"]")
         unknown = set(self.math_packages) - set(self.packages)
         if self.source == "docs" and unknown:
             raise ValueError(f"math_packages names {', '.join(sorted(unknown))}, which packages does not")
-        for name in ("min_docstring_chars", "max_pages_per_package", "pages_per_shard"):
+        if self.source == "commoncrawl":
+            self._check_commoncrawl()
+        for name in ("min_docstring_chars", "max_pages_per_package", "pages_per_shard", "shard_bytes", "max_tries"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
 
+    def _check_commoncrawl(self) -> None:
+        if not self.snapshots:
+            raise ValueError("source 'commoncrawl' needs snapshots, for example snapshots = [\"CC-MAIN-2024-10\"]")
+        if self.index != "none" and not self.hosts + self.domains + self.url_prefixes:
+            raise ValueError(f"index {self.index!r} needs hosts, domains or url_prefixes; index 'none' fetches whole files")
+        if self.num_files < 0 or self.coalesce_gap_bytes < 0:
+            raise ValueError(f"num_files ({self.num_files}) and coalesce_gap_bytes ({self.coalesce_gap_bytes}) must not be negative")
+        for name in ("base_url", "index_url"):
+            if not getattr(self, name).startswith(("http://", "https://")) or not getattr(self, name).endswith("/"):
+                raise ValueError(f"{name} must be an http(s) URL that ends in '/', found {getattr(self, name)!r}")
+
     def fingerprint(self) -> dict[str, Any]:
-        """docs: versions of Python and the packages; warc: names, sizes and times of the files."""
+        """docs: versions of Python and the packages; warc: names, sizes and times of local files; what lies elsewhere is immutable."""
         if self.source == "docs":
             return {"python": platform.python_version(), **{name: package_version(name) for name in self.packages}}
+        if self.source == "commoncrawl":
+            return {}
         files = [*self.warc_files(), *([Path(self.labels)] if self.labels else [])]
         return {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()}
 
@@ -76,8 +120,14 @@ class CrawlConfig:
         """For `mathpipe plan`."""
         if self.source == "docs":
             return f"{len(self.packages)} packages, at most {self.max_pages_per_package:,} pages each"
+        if self.source == "commoncrawl":
+            what = f"records of {', '.join((*self.hosts, *self.domains, *self.url_prefixes))}" if self.index != "none" else (
+                f"{self.num_files:,} WARC files" if self.num_files else "all WARC files"
+            )  # fmt: skip
+            return f"{what} of {', '.join(self.snapshots)}"
         sizes = [file.stat().st_size for file in self.warc_files() if file.is_file()]
-        return f"{len(sizes):,} WARC files, {sum(sizes) / 1e9:,.1f} GB"
+        remote = sum("://" in path for path in self.paths)
+        return f"{len(sizes):,} WARC files, {sum(sizes) / 1e9:,.1f} GB" + (f", and {remote} remote addresses" if remote else "")
 
     def require(self, runtime: Runtime) -> None:
         """Refuse to start without the archives."""
@@ -86,8 +136,9 @@ class CrawlConfig:
             raise ValueError(f"no WARC file at {absent[0]}; put archives there or set crawl.paths")
 
     def warc_files(self) -> list[Path]:
-        """The files that `paths` names, in name order within each glob; a name that matches nothing stays as it is."""
-        found = [Path(name) for pattern in self.paths for name in sorted(glob.glob(pattern)) or [pattern]]  # noqa: PTH207 (absolute too)
+        """The local files that `paths` names, in name order within each glob; a name that matches nothing stays as it is."""
+        local = [pattern for pattern in self.paths if "://" not in pattern]
+        found = [Path(name) for pattern in local for name in sorted(glob.glob(pattern)) or [pattern]]  # noqa: PTH207 (absolute too)
         return list(dict.fromkeys(found))
 
 

@@ -94,6 +94,24 @@ def open_archive(address: str) -> BinaryIO:
     return cast(BinaryIO, fsspec.open(address, "rb").open())
 
 
+def check_archive(address: str) -> None:
+    """Look at the first bytes, decompressed.
+
+    Raises:
+        ValueError: not a WARC file, or not there.
+    """
+    try:
+        with open_archive(address) as stream:
+            start = stream.read(CHUNK)
+        found = zlib.decompressobj(31).decompress(start, len(PLAIN)) if start.startswith(GZIP[:2]) else start[: len(PLAIN)]
+    except FileNotFoundError:
+        raise ValueError(f"{address}: no such file (crawl.paths, relative to {Path.cwd()}); give existing WARC files or globs") from None
+    except zlib.error as error:
+        raise ValueError(f"{address}: not readable as gzip ({error}); fetch it again or take it out of crawl.paths") from None
+    if found != PLAIN:
+        raise ValueError(f"{address}: not a WARC file (begins with {found!r}, expected {PLAIN!r}); take it out of crawl.paths")
+
+
 def read_archive(address: str, min_chars: int, with_links: bool = False, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[Record]:
     """Every response of an archive, as text or as a reject; memory is bounded by one record.
 

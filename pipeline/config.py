@@ -39,7 +39,9 @@ class Runtime:
     num_threads: int = 1
     """OpenMP threads per training process."""
     num_workers: int = 2
-    """Worker processes of a corpus stage."""
+    """Worker processes of a corpus stage; connections of a crawl, 8 at most."""
+    requests_per_s: float = 2.0
+    """Requests that a crawl begins per second at most, over all its connections."""
     log_interval: int = 5
     """Training steps between two lines of metrics.jsonl."""
     cluster: str = "native"
@@ -49,6 +51,8 @@ class Runtime:
         for name in ("num_processes", "num_threads", "num_workers", "log_interval"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"runtime.{name} must be at least 1, found {getattr(self, name)}")
+        if self.requests_per_s <= 0:
+            raise ConfigError(f"runtime.requests_per_s must be positive, found {self.requests_per_s}")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"runtime.device must be auto, cpu or cuda, found {self.device!r}")
 
