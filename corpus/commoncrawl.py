@@ -81,8 +81,10 @@ def listing(client: Client, config: CrawlConfig, snapshot: str, name: str) -> li
         ValueError: it cannot be fetched, or is no list.
     """
     url = f"{config.base_url}crawl-data/{snapshot}/{name}"
+    sink = io.BytesIO()
+    client.fetch(url, sink)
     try:
-        return gzip.decompress(client.get(url)).decode().split()
+        return gzip.decompress(sink.getvalue()).decode().split()
     except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
         raise ValueError(f"{url}: not a gzip listing ({error}); is crawl.base_url right?") from None
 
@@ -199,7 +201,7 @@ def look_up(config: CrawlConfig, client: Client, out: Path) -> pa.Table:
         in_threads(client, num_connections(config), answer, missing, lambda _: progress.advance())
     found = pa.concat_tables([RECORD_SCHEMA.empty_table(), *map(pq.read_table, files)])
     if not len(found):
-        raise ValueError(f"no record of {config.describe()} in the {config.index} index; check crawl.hosts, domains, url_prefixes")
+        raise ValueError(f"{config.describe()}: the {config.index} index has none; check crawl.hosts, domains, url_prefixes, mime_types")
     once = found.group_by(["file", "offset"]).aggregate([("length", "max"), ("url", "min")])
     columns = {"url": once["url_min"], "file": once["file"], "offset": once["offset"], "length": once["length_max"]}
     return pa.table(columns, RECORD_SCHEMA).sort_by([("file", "ascending"), ("offset", "ascending")])
@@ -231,7 +233,7 @@ def _columnar_jobs(config: CrawlConfig, client: Client) -> Iterator[tuple[str, N
 def read_columnar(config: CrawlConfig, client: Client, url: str) -> pa.Table:
     """Matching rows of one parquet file of the columnar index; row groups whose key range cannot match are not fetched."""
     prefixes = surt_prefixes(config)
-    with pq.ParquetFile(pa.PythonFile(RemoteFile(client, url), "r")) as file:
+    with pq.ParquetFile(RemoteFile(client, url)) as file:
         wanted = [i for i in range(file.num_row_groups) if _may_hold(file.metadata.row_group(i), prefixes)]
         table = file.read_row_groups(wanted, columns=list(COLUMNS.values())) if wanted else file.schema_arrow.empty_table()
     rows = {name: table[column].combine_chunks() for name, column in COLUMNS.items()}
@@ -255,6 +257,12 @@ class RemoteFile(io.RawIOBase):
 
     def __init__(self, client: Client, url: str) -> None:
         self.client, self.url, self.place, self.size = client, url, 0, client.size(url)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
 
     def tell(self) -> int:
         return self.place
