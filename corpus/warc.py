@@ -195,7 +195,7 @@ def _member(stream: BinaryIO, start: int, max_bytes: int) -> Generator[Response,
             if last is not None:
                 yield last
             last = Response(start, _url(record))  # names the reject where the payload cannot be read
-            last = read_response(record, max_bytes)
+            last = dataclasses.replace(read_response(record, max_bytes), start=start)
         while member.read(CHUNK):  # what follows the record; the checksum comes last
             pass
     except (OSError, EOFError, zlib.error) as error:
