@@ -1,6 +1,6 @@
 """Stage benchmarks: MMLU and BBH to evaluate on, and every benchmark text to decontaminate against.
 
-    data/<benchmark>.parquet   url, text, benchmark, split, item: texts to decontaminate against
+    data/<benchmark>.parquet   url, text, benchmark, split, item, whole: texts to decontaminate against
     mmlu.parquet               subject, split, item, question, choices, answer (index of the right choice)
     bbh.parquet                task, item, input, target
     bbh_prompts.parquet        task, prompt (description and three worked examples)
@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from mathpipe.eval import sources, standins
 from mathpipe.eval.config import BENCHMARKS_VARIABLE, BenchmarksConfig
-from mathpipe.eval.suites import BBH_COLUMNS, MMLU_COLUMNS, TEXT_COLUMNS, Suites, bbh_texts, mmlu_texts
+from mathpipe.eval.suites import BBH_COLUMNS, DECONTAMINATED, MMLU_COLUMNS, TEXT_COLUMNS, Suites, bbh_texts, mmlu_texts
 from mathpipe.pipeline import artifact, log, stage
 
 
@@ -33,9 +33,12 @@ def run(config: BenchmarksConfig, inputs: BenchmarksInputs, out: Path) -> dict[s
     suites = choose(config)
     stand_in = suites.source == "stand-in"
     texts = mmlu_texts(suites.mmlu) + bbh_texts(suites.bbh) + suites.texts
-    by_benchmark: dict[str, list[dict[str, str]]] = {}
+    by_benchmark: dict[str, list[dict[str, Any]]] = {}
     for row in texts:
         by_benchmark.setdefault(row["benchmark"], []).append(row)
+    missing = [name for name in DECONTAMINATED if name not in by_benchmark]
+    if missing:
+        log.logger().warning("benchmarks: no texts of %s: the corpus will not be cleaned of them", ", ".join(missing))
     with log.Progress(out, total=len(texts), unit="texts") as progress:
         for name, rows in by_benchmark.items():
             artifact.write_parquet(out / "data" / f"{name}.parquet", columns(rows, TEXT_COLUMNS))

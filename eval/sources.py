@@ -22,6 +22,7 @@ from mathpipe.eval.suites import (
     MMLU_SPLITS,
     MMLU_SUBJECTS,
     Suites,
+    choice_texts,
     text_row,
 )
 
@@ -39,15 +40,15 @@ CALCULATOR = re.compile(r"<<[^<>]*>>")
 """GSM8K's calculator annotations, which no web page carries."""
 MATH_FILES = {"train": "train.jsonl", "test": "validation.jsonl"}
 DSM = {
-    "cmath/test.jsonl": ("cmath", "question"),
-    "ocw/test.jsonl": ("ocw", "problem"),
-    "sat/test.jsonl": ("sat", "question"),
-    "agieval/gaokao-mathcloze.jsonl": ("agieval-gaokao-cloze", "question"),
-    "agieval/gaokao-mathqa.jsonl": ("agieval-gaokao-qa", "question"),
-    "mgsm_zh/mgsm_zh.jsonl": ("mgsm_zh", "messages"),
-    "mmlu_stem/test.jsonl": ("mmlu_stem", "question"),
+    "cmath/test.jsonl": ("cmath", "question", None),
+    "ocw/test.jsonl": ("ocw", "problem", "solution"),
+    "sat/test.jsonl": ("sat", "question", "options"),
+    "agieval/gaokao-mathcloze.jsonl": ("agieval-gaokao-cloze", "question", None),
+    "agieval/gaokao-mathqa.jsonl": ("agieval-gaokao-qa", "question", "options"),
+    "mgsm_zh/mgsm_zh.jsonl": ("mgsm_zh", "messages", None),
+    "mmlu_stem/test.jsonl": ("mmlu_stem", "question", "options"),
 }
-"""File of DeepSeekMath's own suites → (benchmark, field with the text)."""
+"""File of DeepSeekMath's own suites → (benchmark, field with the question, field with the solution or the choices)."""
 
 
 def expect_rows(place: object, found: int, wanted: int) -> None:
@@ -84,20 +85,32 @@ def read_local(folder: Path) -> Suites:
         rows = _jsonl(file)
         expect_rows(file, len(rows), wanted)
         suites.texts += [text_row("math", split, str(i), row["problem"]) for i, row in enumerate(rows)]
-    for name, (benchmark, field) in DSM.items():
+    for name, fields in DSM.items():
         file = folder / "dsm" / name
         if file.exists():
-            texts = (row[field] if field != "messages" else row[field][0]["content"] for row in _jsonl(file))
-            suites.texts += [text_row(benchmark, "test", str(i), text) for i, text in enumerate(texts)]
+            suites.texts += dsm_texts(_jsonl(file), *fields)
     return suites
 
 
-def gsm8k_texts(split: str, rows: Iterable[dict[str, str]]) -> list[dict[str, str]]:
+def dsm_texts(rows: Iterable[dict[str, Any]], benchmark: str, question: str, more: str | None) -> list[dict[str, Any]]:
+    """Questions, and solutions or choices, of one of DeepSeekMath's own suites."""
+    texts = []
+    for number, row in enumerate(rows):
+        asked = row[question] if question != "messages" else row[question][0]["content"]
+        texts.append(text_row(benchmark, "test", str(number), asked))
+        if more and isinstance(row[more], list):
+            texts += choice_texts(benchmark, "test", str(number), [str(choice) for choice in row[more]])  # some are numbers
+        elif more:
+            texts.append(text_row(benchmark, "test", f"{number}/{more}", row[more], whole=False))
+    return texts
+
+
+def gsm8k_texts(split: str, rows: Iterable[dict[str, str]]) -> list[dict[str, Any]]:
     """Questions and worked answers of GSM8K."""
     texts = []
     for number, row in enumerate(rows):
         texts.append(text_row("gsm8k", split, str(number), row["question"]))
-        texts.append(text_row("gsm8k", split, f"{number}/answer", CALCULATOR.sub("", row["answer"].split("\n####")[0])))
+        texts.append(text_row("gsm8k", split, f"{number}/answer", CALCULATOR.sub("", row["answer"].split("\n####")[0]), whole=False))
     return texts
 
 
@@ -193,7 +206,8 @@ def read_hub() -> Suites:
         expect_rows(f"{HUB['gsm8k']} {split}", len(rows), wanted)
         suites.texts += gsm8k_texts(split, rows)
     for split, wanted in MATH_SPLITS.items():
-        problems = [row["problem"] for subject in MATH_SUBJECTS for row in load_dataset(HUB["math"], subject, split=split)]
-        expect_rows(f"{HUB['math']} {split}", len(problems), wanted)
-        suites.texts += [text_row("math", split, str(i), problem) for i, problem in enumerate(problems)]
+        rows = [row for subject in MATH_SUBJECTS for row in load_dataset(HUB["math"], subject, split=split)]
+        expect_rows(f"{HUB['math']} {split}", len(rows), wanted)
+        suites.texts += [text_row("math", split, str(i), row["problem"]) for i, row in enumerate(rows)]
+        suites.texts += [text_row("math", split, f"{i}/solution", row["solution"], whole=False) for i, row in enumerate(rows)]
     return suites

@@ -32,10 +32,10 @@ MATH_SPLITS = {"train": 7500, "test": 5000}
 MMLU_COLUMNS = ("subject", "split", "item", "question", "choices", "answer")
 """`answer` is the index of the right choice."""
 BBH_COLUMNS = ("task", "item", "input", "target")
-TEXT_COLUMNS = ("url", "text", "benchmark", "split", "item")
-
-LONG_CHOICE_WORDS = 10
-"""A choice of this many words can hold a 10-gram of its own."""
+TEXT_COLUMNS = ("url", "text", "benchmark", "split", "item", "whole")
+"""`whole`: whether the text names its item even where it is shorter than a gram: a question does, an answer does not."""
+DECONTAMINATED = ("mmlu", "bbh", "gsm8k", "math", "cmath", "ocw", "sat", "agieval-gaokao-cloze", "agieval-gaokao-qa")
+"""Benchmarks whose texts belong out of the corpus (section 2.1, with MMLU, BBH, OCW and SAT)."""
 
 
 @dataclass
@@ -50,34 +50,43 @@ class Suites:
     bbh: list[dict[str, Any]] = field(default_factory=list)
     bbh_prompts: dict[str, str] = field(default_factory=dict)
     """Task → description and worked examples, without the canary line."""
-    texts: list[dict[str, str]] = field(default_factory=list)
+    texts: list[dict[str, Any]] = field(default_factory=list)
     """Texts of further benchmarks (GSM8K, MATH, …), rows of TEXT_COLUMNS."""
 
 
-def text_row(part: str, split: str, item: str, text: str) -> dict[str, str]:
+def text_row(part: str, split: str, item: str, text: str, whole: bool = True) -> dict[str, Any]:
     """One text to decontaminate against; `part` is a benchmark, or a benchmark and a subject of it.
 
     >>> text_row("mmlu/anatomy", "test", "7", "Which bone …")["url"]
     'mmlu/anatomy/test/7'
     """
     benchmark, _, subject = part.partition("/")
-    return {"url": f"{part}/{split}/{item}", "text": text, "benchmark": benchmark, "split": split, "item": f"{subject}/{item}".lstrip("/")}
+    name = f"{subject}/{item}".lstrip("/")
+    return {"url": f"{part}/{split}/{item}", "text": text, "benchmark": benchmark, "split": split, "item": name, "whole": whole}
 
 
-def mmlu_texts(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """Questions, and each choice long enough to hold a 10-gram, as texts of their own.
+def mmlu_texts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Questions and choices, each a text of its own.
 
-    Short choices ("the null hypothesis") are no texts: the rule for short texts would remove every page with these words.
+    Short choices ("the null hypothesis") and short questions asked with several sets of choices ("Which is true?") are part
+    of an item but do not name it: as whole texts they would remove every page with these words.
     """
+    choices_of: dict[str, set[tuple[str, ...]]] = {}
+    for row in rows:
+        choices_of.setdefault(row["question"], set()).add(tuple(row["choices"]))
     texts = []
     for row in rows:
-        choices = {f"/{letter}": choice for letter, choice in zip("ABCD", row["choices"], strict=True)}
-        long_choices = {suffix: choice for suffix, choice in choices.items() if len(choice.split()) >= LONG_CHOICE_WORDS}
-        for suffix, text in {"": row["question"], **long_choices}.items():
-            texts.append(text_row(f"mmlu/{row['subject']}", row["split"], f"{row['item']}{suffix}", text))
+        place = f"mmlu/{row['subject']}", row["split"]
+        texts.append(text_row(*place, str(row["item"]), row["question"], whole=len(choices_of[row["question"]]) == 1))
+        texts += choice_texts(*place, str(row["item"]), row["choices"])
     return texts
 
 
-def bbh_texts(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+def choice_texts(part: str, split: str, item: str, choices: list[str]) -> list[dict[str, Any]]:
+    """The choices of one question as texts."""
+    return [text_row(part, split, f"{item}/{chr(ord('A') + i)}", choice, whole=False) for i, choice in enumerate(choices)]
+
+
+def bbh_texts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """BBH inputs as texts."""
     return [text_row(f"bbh/{row['task']}", "test", str(row["item"]), row["input"]) for row in rows]

@@ -89,13 +89,24 @@ def test_changed_file_is_named(folder: Path, name: str, text: str, message: str)
     assert name in str(error.value)
 
 
-def test_choices_are_texts_only_when_they_can_hold_a_10_gram() -> None:
-    long = "one two three four five six seven eight nine ten"
-    rows = [sources.mmlu_row("anatomy", "test", 7, "Which bone?", ["the null hypothesis", long, "x", "y"], 0)]
-    assert [(row["url"], row["item"], row["text"]) for row in mmlu_texts(rows)] == [
-        ("mmlu/anatomy/test/7", "anatomy/7", "Which bone?"),
-        ("mmlu/anatomy/test/7/B", "anatomy/7/B", long),
+def test_only_a_question_that_names_its_item_counts_as_a_whole() -> None:
+    rows = [
+        sources.mmlu_row("anatomy", "test", 7, "Which bone?", ["the null hypothesis", "x"], 0),
+        sources.mmlu_row("anatomy", "test", 8, "Which of these is true?", ["a b", "c d"], 0),
+        sources.mmlu_row("virology", "test", 0, "Which of these is true?", ["e f", "g h"], 0),
     ]
+    assert [(row["url"], row["item"], row["text"], row["whole"]) for row in mmlu_texts(rows)][:4] == [
+        ("mmlu/anatomy/test/7", "anatomy/7", "Which bone?", True),
+        ("mmlu/anatomy/test/7/A", "anatomy/7/A", "the null hypothesis", False),
+        ("mmlu/anatomy/test/7/B", "anatomy/7/B", "x", False),
+        ("mmlu/anatomy/test/8", "anatomy/8", "Which of these is true?", False),
+    ]
+    row = {"question": "Is it?", "options": ["(A) yes", "(B) no"], "problem": "Find x.", "solution": "x = 1"}
+    found = sources.dsm_texts([row], "q", "question", "options") + sources.dsm_texts([row], "o", "problem", "solution")
+    assert [(row["url"], row["whole"]) for row in found] == [
+        ("q/test/0", True), ("q/test/0/A", False), ("q/test/0/B", False), ("o/test/0", True), ("o/test/0/solution", False),
+    ]  # fmt: skip
+    assert [row["whole"] for row in sources.gsm8k_texts("test", [{"question": "1?", "answer": "one\n#### 1"}])] == [True, False]
 
 
 def test_stand_ins_are_right_and_reproducible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
