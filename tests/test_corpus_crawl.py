@@ -35,12 +35,39 @@ def test_docstrings_of_functions_classes_and_compiled_objects(tmp_path) -> None:
     ]
 
 
-def test_url_spellings_of_one_page() -> None:
-    spellings = [
-        "http://example.org/a/?b=2&a=1", "https://www.Example.org:443/a/index.html?a=1&b=2#x", "https://example.org/a/?utm_source=n&a=1&b=2",
-    ]  # fmt: skip
-    assert {urls.normalize(url) for url in spellings} == {"example.org/a/?a=1&b=2"}
-    assert urls.normalize("http://example.org/a/b") != urls.normalize("http://example.org/a/c")
+@pytest.mark.parametrize(("one", "spellings"), [
+    ("example.org/a/?a=1&b=2", ["http://example.org/a/?b=2&a=1", "https://www.Example.org:443/a/index.html?a=1&b=2#x",
+                                "https://example.org/a/?utm_source=n&a=1&b=2", "http://u:p@example.org.:80/x/../a/Default.aspx?a=1&b=2"]),
+    ("example.org/", ["http://example.org", "http://www.example.org/?", "http://example.org/./index.php", "http://example.org/a/.."]),
+    ("example.org/a", ["http://example.org/a;jsessionid=0A1?PHPSESSID=7", "http://example.org/(S(abcdefghijklmnopqrstuvwx))/a"]),
+    ("example.org/~x/%E4%B8%AD%2Fb", ["http://example.org/%7ex/%e4%b8%ad%2fb", "http://example.org/~x/中%2Fb"]),
+    ("xn--e1afmkfd.xn--p1ai/", ["http://пример.рф/", "http://ПРИМЕР.рф", "http://xn--e1afmkfd.xn--p1ai"]),
+    ("[::1]:8080/", ["http://[::1]:8080/"]),
+    ("example.org/?q=%CA%FD", ["http://example.org/?q=%ca%fd"]),
+])  # fmt: skip
+def test_url_spellings_of_one_page(one: str, spellings: list[str]) -> None:
+    assert {urls.normalize(url) for url in spellings} == {one}
+
+
+def test_different_pages_stay_apart() -> None:
+    pages_ = ["http://a.org/b", "http://a.org/c", "http://a.org/b/", "http://a.org/b?x=1", "http://a.org/?q=%CA%FD", "http://a.org/?q=%D1%A7",
+              "http://a.org:8080/b", "http://b.a.org/b", "http://a.org/x/y", "http://a.org/x%2Fy"]  # fmt: skip
+    assert len({urls.normalize(url) for url in pages_}) == len(pages_)
+
+
+PIECES = ("/", "..", ".", "a", "B", "%2e", "%2F", "%zz", "%FF", "é", ";jsessionid=1", ";", "(S(abcdefghijklmnopqrstuvwx))", "index.html",
+          "?", "&", "=", "+", "%26", "utm_x=1", "#", " ", "\udcff")  # fmt: skip
+HOSTS = ("a.org", "WWW.a.org", "www.www.a.org", "a.org.", "bücher.de", "www.", "[::1]", "u:p@a.org", "ｗｗｗ.a.org")
+
+
+PORTS = ("", ":80", ":443", ":8080", ":")
+
+
+@given(st.sampled_from(("http", "HTTPS")), st.sampled_from(HOSTS), st.sampled_from(PORTS), st.lists(st.sampled_from(PIECES)))
+def test_a_normalized_url_normalizes_to_itself(scheme: str, host: str, port: str, pieces: list[str]) -> None:
+    once = urls.normalize(f"{scheme}://{host}{port}/{''.join(pieces)}")
+    assert urls.normalize(f"http://{once}") == once
+    assert urls.host_of(f"http://{once}") == urls.host_of(f"{scheme}://{host}{port}/")
 
 
 @pytest.mark.parametrize("url", ["ftp://a.org/x", "/relative", "https:///x", "http://a.org:x/"])
