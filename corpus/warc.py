@@ -10,24 +10,24 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import re
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from fastwarc.stream_io import BrotliReader, ZstdReader
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from mathpipe.corpus import urls
-from mathpipe.corpus.charset import decode
 from mathpipe.corpus.extract import html_to_text
+from mathpipe.corpus.payload import Payload, decode, parse_http
 from mathpipe.pipeline.artifact import ContractError
 
 ARCHIVES = "archives.json"
 """In a crawl artifact: the list of its archives."""
 HTML_TYPES = ("text/html", "application/xhtml+xml")
+NOT_HTML = (b"%PDF", b"\x89PNG", b"GIF8", b"\xff\xd8\xff", b"PK\x03\x04", b"\x1f\x8b")
+"""How bodies begin whose header calls them HTML all the same."""
 PASSED_OVER = (WarcRecordType.warcinfo, WarcRecordType.request, WarcRecordType.metadata)
 """Records about responses; every other type is a response or a reject."""
 MAX_RECORD_BYTES = 32 * 2**20
@@ -35,10 +35,6 @@ GZIP, PLAIN = b"\x1f\x8b\x08", b"WARC/"
 CHUNK = 2**16
 SMALL_CHUNK = 2**9
 """What is read at once from a member that may be damaged: all before the damage counts."""
-CHUNK_SIZE = re.compile(rb"\r?\n?([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]*)?\r?\n")
-STATUS = re.compile(rb"HTTP/\d(?:\.\d)?[ \t]+(\d{3})\b")
-HEADER_END = re.compile(rb"\r?\n\r?\n")
-CHARSET = re.compile(r"charset\s*=\s*[\"']?([-\w:.]+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -62,11 +58,7 @@ class Response:
     start: int
     """Where its gzip member begins (uncompressed archives: where it begins itself)."""
     url: str = ""
-    status: int = 0
-    content_type: str = ""
-    charset: str | None = None
-    body: bytes = b""
-    """The payload without transfer and content encoding."""
+    payload: Payload | None = None
     reason: str = ""
     detail: str = ""
     is_passed_over: bool = False
@@ -125,10 +117,13 @@ def read_archive(address: str, min_chars: int, with_links: bool = False, max_byt
 
 def to_record(number: int, response: Response, min_chars: int, with_links: bool) -> Record:
     """The page of a response, or why it is none."""
-    reason, detail = refusal(response)
+    payload = response.payload
+    if payload is None:
+        return Record(number, response.url, "", response.reason, response.detail)
+    reason, detail = refusal(response.url, payload)
     if reason:
         return Record(number, response.url, "", reason, detail)
-    html = decode(response.body, response.charset)
+    html = decode(payload.body, payload.charset)
     text = html_to_text(html)
     if len(text) < min_chars:
         return Record(number, response.url, "", "too short", f"{len(text)} characters")
@@ -140,21 +135,19 @@ def to_record(number: int, response: Response, min_chars: int, with_links: bool)
     return Record(number, response.url, text, "", "", links)
 
 
-def refusal(response: Response) -> tuple[str, str]:
+def refusal(url: str, payload: Payload) -> tuple[str, str]:
     """(reason, detail) of a response that is no page, else two empty strings."""
-    if response.reason:
-        return response.reason, response.detail
-    if response.status != 200:
-        return "http status", str(response.status)
-    if response.content_type and response.content_type not in HTML_TYPES:
-        return "content type", response.content_type
-    start = response.body[:500].lstrip()
-    if not response.content_type and b"<" not in start:
+    if payload.status != 200:
+        return "http status", str(payload.status)
+    if payload.content_type and payload.content_type not in HTML_TYPES:
+        return "content type", payload.content_type
+    start = payload.body[:500].lstrip()
+    if not payload.content_type and b"<" not in start:
         return "content type", "none, and not HTML"
-    if start.startswith((b"%PDF", b"\x89PNG", b"GIF8", b"\xff\xd8\xff", b"PK\x03\x04", GZIP)):
-        return "content type", f"{response.content_type or 'none'}, but begins with {start[:4]!r}"
+    if start.startswith(NOT_HTML):
+        return "content type", f"{payload.content_type or 'none'}, but begins with {start[:4]!r}"
     try:
-        urls.normalize(response.url)
+        urls.normalize(url)
     except ValueError as error:
         return "bad url", str(error)
     return "", ""
@@ -270,7 +263,7 @@ def _inflates_to_warc(stream: BinaryIO, at: int) -> bool:
 
 def broken(response: Response, error: Exception | None) -> Response:
     """The same record as a reject."""
-    return dataclasses.replace(response, body=b"", reason="broken record", detail=response.detail or str(error), is_passed_over=False)
+    return dataclasses.replace(response, payload=None, reason="broken record", detail=response.detail or str(error), is_passed_over=False)
 
 
 def read_response(record: WarcRecord, max_bytes: int) -> Response:
@@ -291,73 +284,14 @@ def read_response(record: WarcRecord, max_bytes: int) -> Response:
     block = record.reader.read()
     if len(block) < size:
         return broken(response, ValueError(f"{len(block)} of {size} bytes"))
-    return _parse_http(response, block, record.headers.get("WARC-Identified-Payload-Type") or "", max_bytes)
+    try:
+        response.payload = parse_http(block, record.headers.get("WARC-Identified-Payload-Type") or "", max_bytes)
+    except ValueError as error:
+        return broken(response, error)
+    if len(response.payload.body) > max_bytes:
+        return dataclasses.replace(response, payload=None, reason="too large", detail=f"more than {max_bytes:,} bytes when decoded")
+    return response
 
 
 def _url(record: WarcRecord) -> str:
     return (record.headers.get("WARC-Target-URI") or "").strip("<>")
-
-
-def _parse_http(response: Response, block: bytes, identified: str, max_bytes: int) -> Response:
-    """Status, type, charset and decoded payload of a response's block; header lines may end in LF alone."""
-    end, status = HEADER_END.search(block), STATUS.match(block)
-    if not end or not status:
-        return dataclasses.replace(response, reason="broken record", detail="no HTTP header")
-    headers: dict[str, str] = {}
-    for line in block[: end.start()].decode("latin-1").splitlines()[1:]:
-        name, _, value = line.partition(":")
-        headers.setdefault(name.strip().lower(), value.strip())
-    try:
-        body = _decoded(block[end.end() :], headers, max_bytes + 1)
-    except (OSError, zlib.error) as error:
-        return broken(response, ValueError(f"Content-Encoding {headers['content-encoding']}: {error}"))
-    if len(body) > max_bytes:
-        return dataclasses.replace(response, reason="too large", detail=f"more than {max_bytes:,} bytes when decoded")
-    content_type = headers.get("content-type") or identified
-    charset = CHARSET.search(content_type)
-    return dataclasses.replace(
-        response, status=int(status[1]), content_type=re.split("[;,]", content_type)[0].strip().lower(),
-        charset=charset[1] if charset else None, body=body,
-    )  # fmt: skip
-
-
-def _decoded(body: bytes, headers: dict[str, str], max_bytes: int) -> bytes:
-    """The payload without its encodings, at most `max_bytes`; one that was decoded before it was stored stays as it is.
-
-    Raises:
-        OSError, zlib.error: it is neither in the encoding that its header names nor markup.
-    """
-    if "chunked" in headers.get("transfer-encoding", "").lower():
-        body = _dechunked(body)
-    for name in reversed(re.findall(r"[\w-]+", headers.get("content-encoding", "").lower())):
-        try:
-            body = DECODERS[name](body, max_bytes) if name in DECODERS else body
-        except (OSError, zlib.error):
-            if b"<" not in body[:500]:
-                raise
-    return body
-
-
-def _dechunked(body: bytes) -> bytes:
-    """The chunks' contents, up to where they end; the same bytes where there are no chunks."""
-    parts, at = [], 0
-    while found := CHUNK_SIZE.match(body, at):
-        at = found.end() + int(found[1], 16)
-        if body[at : at + 1] not in (b"\r", b"\n", b""):
-            return body
-        parts.append(body[found.end() : at])
-    return b"".join(parts) if parts else body
-
-
-def _deflated(body: bytes, max_bytes: int) -> bytes:
-    wbits = zlib.MAX_WBITS if body[:1] in (b"\x78", b"\x58", b"\x08") else -zlib.MAX_WBITS  # both are seen as `deflate`
-    return zlib.decompressobj(wbits).decompress(body, max_bytes)
-
-
-DECODERS: dict[str, Callable[[bytes, int], bytes]] = {
-    "gzip": lambda body, size: zlib.decompressobj(31).decompress(body, size),
-    "x-gzip": lambda body, size: zlib.decompressobj(31).decompress(body, size),
-    "deflate": _deflated,
-    "br": lambda body, size: BrotliReader(io.BytesIO(body)).read(size),
-    "zstd": lambda body, size: ZstdReader(io.BytesIO(body)).read(size),
-}

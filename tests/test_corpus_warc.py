@@ -7,6 +7,7 @@ import io
 import re
 import tracemalloc
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import fsspec
@@ -17,9 +18,9 @@ from hypothesis import strategies as st
 from warcio.archiveiterator import ArchiveIterator
 
 from mathpipe.corpus import crawl, pages, warc
-from mathpipe.corpus.charset import decode
 from mathpipe.corpus.config import PagesConfig, PagesInputs
 from mathpipe.corpus.crawl_config import CrawlConfig, NoInputs
+from mathpipe.corpus.payload import decode
 
 WARCS = sorted((SHARED / "data" / "warc").glob("*.gz"))
 
@@ -54,9 +55,13 @@ def test_the_same_records_as_warcio(file: Path) -> None:
     for (kind, url, body), found in zip(theirs, ours, strict=True):
         assert found.url == url and found.is_passed_over == (kind in ("warcinfo", "request", "metadata"))
         if kind == "response" and file.name != "clipped.warc.gz":
-            assert found.body == body and found.status == 200 and not found.reason
+            assert found.payload and found.payload.body == body and found.payload.status == 200 and not found.reason
     if file.name == "clipped.warc.gz":
         assert [found.reason for found in ours] == ["broken record"] and len(theirs[0][2]) == 74_970
+
+
+def bodies(found: Iterable[warc.Response]) -> list[tuple[str, bytes | None]]:
+    return [(r.url, r.payload and r.payload.body) for r in found]
 
 
 def sixteen() -> tuple[bytes, list[int]]:
@@ -100,8 +105,8 @@ def test_a_broken_record_costs_itself_alone(name: str) -> None:
     whole = list(warc.responses(io.BytesIO(sixteen()[0])))
     found = list(warc.responses(io.BytesIO(damage(name))))
     broken = found.pop(5)
-    assert broken.reason == "broken record" and broken.detail and not broken.body and broken.url in ("", whole.pop(5).url)
-    assert [(r.url, r.body) for r in found] == [(r.url, r.body) for r in whole] and len(found) == 49
+    assert broken.reason == "broken record" and broken.detail and not broken.payload and broken.url in ("", whole.pop(5).url)
+    assert bodies(found) == bodies(whole) and len(found) == 49
 
 
 @needs_shared
@@ -110,7 +115,7 @@ def test_junk_between_records_costs_none(junk: bytes, num_rejects: int) -> None:
     data, starts = sixteen()
     for at in (starts[5], len(data)):
         found = list(warc.responses(io.BytesIO(data[:at] + junk + data[at:])))
-        assert sum(r.status == 200 for r in found) == 16 and sum(bool(r.reason) for r in found) == num_rejects
+        assert sum(r.payload is not None for r in found) == 16 and sum(bool(r.reason) for r in found) == num_rejects
 
 
 @needs_shared
@@ -122,7 +127,7 @@ def test_any_damage_leaves_the_other_members(at: int, junk: bytes) -> None:
     ends = dict(zip(starts, [*starts[1:], len(data)], strict=True))
     untouched = [whole[s] for s in starts if ends[s] <= at or s >= at + len(junk)]
     found = [r for r in warc.responses(io.BytesIO(data[:at] + junk + data[at + len(junk) :])) if not r.reason]
-    assert {(r.url, r.body) for r in untouched} <= {(r.url, r.body) for r in found}
+    assert set(bodies(untouched)) <= set(bodies(found))
     assert len(found) <= 50
 
 
@@ -131,11 +136,11 @@ def test_uncompressed_and_jointly_compressed_archives() -> None:
     data, starts = sixteen()
     members = [data[a:b] for a, b in zip(starts, [*starts[1:], len(data)], strict=True)]
     plain = [zlib.decompress(member, 31) for member in members]
-    whole = [(r.url, r.body) for r in warc.responses(io.BytesIO(data))]
+    whole = bodies(warc.responses(io.BytesIO(data)))
     for stored in (b"".join(plain), gzip.compress(b"".join(plain))):
-        assert [(r.url, r.body) for r in warc.responses(io.BytesIO(stored))] == whole
+        assert bodies(warc.responses(io.BytesIO(stored))) == whole
     found = list(warc.responses(io.BytesIO(b"".join(plain[:5]) + b"garbage\r\n" + b"".join(plain[5:]))))
-    assert sum(r.status == 200 for r in found) == 16 and sum(bool(r.reason) for r in found) == 1
+    assert sum(r.payload is not None for r in found) == 16 and sum(bool(r.reason) for r in found) == 1
     cut = list(warc.responses(io.BytesIO(gzip.compress(b"".join(plain))[:-3000])))
     assert 40 < len(cut) < 50 and [r.reason for r in cut if r.reason] == ["broken record"]
 
@@ -213,7 +218,7 @@ CHUNKED = b"".join(b"%x\r\n%s\r\n" % (len(PAGE[i : i + 100]), PAGE[i : i + 100])
 ])  # fmt: skip
 def test_payload_encodings(header: str, body: bytes) -> None:
     (found,) = warc.responses(io.BytesIO(response(f"{HTML}{header}\r\n\r\n", body)))
-    assert found.body == PAGE
+    assert found.payload and found.payload.body == PAGE
 
 
 RUSSIAN = "Математика изучает числа и фигуры. Сумма квадратов катетов равна квадрату гипотенузы. " * 3
