@@ -29,10 +29,10 @@ class Stage:
     """What it does, in one line for tables and help texts."""
     inputs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Input name (a field of the stage's inputs dataclass) → stage that makes it."""
-    when_done: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Further inputs, taken where their stage's artifact is there when the plan is made; they make nothing run."""
     distributed: bool = False
     """Whether it is launched with `runtime.num_processes` data-parallel processes."""
+    when_done: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Further inputs, taken where their stage's artifact is there when the plan is made; they make nothing run."""
     optional: bool = False
     """Whether it runs only when it, or what it leads to, is asked for by name."""
 
@@ -105,7 +105,7 @@ STAGES: dict[str, Stage] = {
         Stage("corpus", f"{_corpus}.decontaminate", f"{_corpus}.config:CorpusConfig", "the math corpus without benchmark 10-grams",
               {"pages": "pages", "selected": f"round{NUM_ROUNDS}.select", "benchmarks": "benchmarks"}),
         Stage("corpus.report", f"{_eval}.report", f"{_eval}.config:ReportConfig", "one HTML file on the corpus alone",
-              {name: name for name in CORPUS_STAGES}, {"volumes": "volumes"}, optional=True),
+              {name: name for name in CORPUS_STAGES}, when_done={"volumes": "volumes"}, optional=True),
         Stage("tokenizer", f"{_pretrain}.train_tokenizer", f"{_pretrain}.config:TokenizerConfig",
               "byte-level BPE, digits split", {"corpus": "corpus"}),
         Stage("tokens", f"{_pretrain}.tokens", f"{_pretrain}.config:TokensConfig", "memory-mapped token shards with document index",
@@ -120,7 +120,7 @@ STAGES: dict[str, Stage] = {
               {"benchmarks": "benchmarks", "pretrain": "pretrain", "sft": "sft", "grpo": "grpo"}),
         Stage("report", f"{_eval}.report", f"{_eval}.config:ReportConfig", "one HTML file",
               {name: name for name in (*CORPUS_STAGES, "tokenizer", "tokens", "pretrain", "sft", "grpo", "evaluate")},
-              {"volumes": "volumes"}),
+              when_done={"volumes": "volumes"}),
     ]
 }  # fmt: skip
 
