@@ -24,7 +24,7 @@ import torch
 
 from mathpipe.eval import bbh, mmlu
 from mathpipe.eval.config import EvaluateConfig, EvaluateInputs
-from mathpipe.eval.generation import LoadedModel, Tokens, VllmEngine, choice_logprobs, generate_transformers, pick_device, pick_engine
+from mathpipe.eval.generation import LoadedModel, Tokens, VllmEngine, choice_logprobs, generate_transformers, pick_engine
 from mathpipe.eval.grader import Grader
 from mathpipe.pipeline import artifact, log, stage
 
@@ -60,7 +60,7 @@ class Session:
 
     def __init__(self, config: EvaluateConfig) -> None:
         self.config, self.engine = config, pick_engine(config.engine)
-        self.device = pick_device(config.runtime.device)
+        self.device = "cuda" if config.runtime.uses_gpu() else "cpu"
         self._vllm: VllmEngine | None = None
 
     def load(self, path: Path) -> None:

@@ -58,11 +58,6 @@ class LoadedModel:
         return self.model.config.max_position_embeddings
 
 
-def pick_device(wanted: str) -> str:
-    """`cpu` or `cuda` for a runtime's device setting."""
-    return "cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu"
-
-
 def pick_engine(wanted: str) -> str:
     """`vllm` or `transformers` for a config's engine setting.
 

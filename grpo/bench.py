@@ -42,7 +42,7 @@ def sample_tokens_per_s() -> Row:
     prompts = [encode(tokenizer, f"question {n}: " + "x" * (PROMPT_TOKENS - 12)) for n in range(QUESTIONS)]
     with tempfile.TemporaryDirectory() as folder:
         model.save(network, tokenizer, Path(folder))
-        vllm = VllmSampler(Path(folder) / model.MODEL, PROMPT_TOKENS + NEW_TOKENS + 8)
+        vllm = VllmSampler(Path(folder) / model.MODEL, PROMPT_TOKENS + NEW_TOKENS + 8, uses_gpu=Runtime().uses_gpu())
     generate = TransformersSampler(network, tokenizer.eos_token_id, tokenizer.pad_token_id)
 
     def rate(sampler: Any) -> float:

@@ -56,13 +56,13 @@ class Sampler(Protocol):
 class VllmSampler:
     """vLLM in this process. One engine per data-parallel process; tensor parallelism is left to larger profiles."""
 
-    def __init__(self, model_path: Path, max_length: int, max_sequences: int = 1024) -> None:
+    def __init__(self, model_path: Path, max_length: int, max_sequences: int = 1024, *, uses_gpu: bool) -> None:
         os.environ.update(VLLM_ENVIRONMENT | os.environ)
         state = checkpoint.rng_state()
         from vllm import LLM
 
         self.engine = LLM(
-            str(model_path), **(GPU_ENGINE if torch.cuda.is_available() else CPU_ENGINE), enforce_eager=True,
+            str(model_path), **(GPU_ENGINE if uses_gpu else CPU_ENGINE), enforce_eager=True,
             distributed_executor_backend="external_launcher", seed=0, max_model_len=max_length, max_num_seqs=max_sequences,
             max_num_batched_tokens=max(8192, max_length),
             enable_chunked_prefill=False,  # a prompt cut in two fails with seeded requests on CPU (Generator has no offset)

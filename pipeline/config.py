@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib.metadata
 import os
 import tomllib
 import types
@@ -57,8 +58,8 @@ class Runtime:
             raise ConfigError(f"runtime.device must be auto, cpu or cuda, found {self.device!r}")
 
     def uses_gpu(self) -> bool:
-        """Whether a stage will compute on a GPU, found without importing torch."""
-        return self.device == "cuda" or (self.device == "auto" and num_gpus() > 0)
+        """Whether a stage will compute on a GPU: the one place that decides it, without importing torch."""
+        return self.device == "cuda" or (self.device == "auto" and num_gpus() > 0 and not is_cpu_build())
 
     def require_devices(self) -> None:
         """Raise ConfigError when this machine lacks the GPUs that `device` and `num_processes` ask for."""
@@ -75,8 +76,14 @@ class Runtime:
 
 
 def num_gpus() -> int:
-    """NVIDIA GPUs of this machine, by their device files."""
-    return sum(1 for _ in Path("/dev").glob("nvidia[0-9]*"))
+    """NVIDIA GPUs that this process may use: device files, at most as many as CUDA_VISIBLE_DEVICES names."""
+    found, named = sum(1 for _ in Path("/dev").glob("nvidia[0-9]*")), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return found if named is None else min(found, sum(1 for name in named.split(",") if name.strip() not in ("", "-1")))
+
+
+def is_cpu_build() -> bool:
+    """Whether the installed torch was built without CUDA."""
+    return importlib.metadata.version("torch").endswith("+cpu")
 
 
 def memory_bytes() -> int:

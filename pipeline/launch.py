@@ -55,7 +55,7 @@ def run_stage(step: Step, runtime: Runtime, on_progress: OnProgress, verbose: bo
     out.mkdir(parents=True, exist_ok=True)
     if is_running(out):
         raise ValueError(f"{out}: another process is working on it; wait for it or stop it")
-    for name in (FAILURE, PROGRESS, USAGE):
+    for name in (FAILURE, PROGRESS):  # the usage of a broken attempt stays: its time counts
         (out / name).unlink(missing_ok=True)
     write_tables(out / "config.toml", {step.config.SECTION: to_table(step.config), "runtime": to_table(runtime)})
     command = [sys.executable, "-I", "-S", supervise.__file__, str(os.getpid()), str(out / USAGE), *stage_command(step, runtime)]
@@ -76,8 +76,8 @@ def run_stage(step: Step, runtime: Runtime, on_progress: OnProgress, verbose: bo
         raise
     finally:
         reader.join(timeout=supervise.GRACE_S)
-        (out / USAGE).unlink(missing_ok=True)
     _check(step, process.returncode, list(tail), started)
+    (out / USAGE).unlink(missing_ok=True)
 
 
 def stage_command(step: Step, runtime: Runtime) -> list[str]:

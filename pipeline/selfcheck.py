@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from mathpipe.pipeline.config import nearest
+from mathpipe.pipeline.config import Runtime, nearest
 
 TIMEOUT_S = 600
 REBUILD = "delete .venv and run `make setup` again"
@@ -63,9 +63,7 @@ def check_transformers() -> str:
 
 def check_deepspeed() -> str:
     """One ZeRO-2 step on two processes (one on a GPU), started as a training stage is."""
-    import torch
-
-    processes = 1 if torch.cuda.is_available() else 2
+    processes = 1 if Runtime().uses_gpu() else 2
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     found = subprocess.run([*command, "-m", "mathpipe.pipeline.selfcheck", "--rank"], capture_output=True, text=True)
     assert found.returncode == 0, found.stdout + found.stderr

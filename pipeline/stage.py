@@ -121,7 +121,7 @@ def execute(run: Run, arguments: argparse.Namespace) -> None:
             "inputs": {name: {"path": str(paths[name]), "hash": manifests[name]["hash"]} for name in paths},
             **facts,
             **_usage(started, cpu), "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "seed": getattr(settings, "seed", None), "command": shlex.join([sys.executable, *sys.argv]),
+            "seed": getattr(settings, "seed", None), "command": shlex.join([sys.executable, *sys.orig_argv[1:]]),
             "git_commit": git_commit(), "packages": package_versions(), "python": platform.python_version(),
         }  # fmt: skip
         artifact.write_json(out / artifact.MANIFEST, manifest)
@@ -180,15 +180,16 @@ def is_running(out: Path) -> bool:
 
 
 def _usage(started: float, cpu: float) -> dict[str, Any]:
-    """Wall and CPU seconds and peak memory: of all processes since the launch where there is a supervisor, else of this one."""
+    """Wall and CPU seconds and peak memory: of all processes and attempts where there is a supervisor, else of this process."""
     supervised = os.environ.get(USAGE_VARIABLE)
-    seen = {"started": started, "cpu_s": 0.0, "peak_memory_bytes": peak_memory_bytes()}
+    seen = {"started": started, "cpu_s": 0.0, "peak_memory_bytes": peak_memory_bytes(), "wall_before_s": 0.0, "cpu_before_s": 0.0}
     if supervised and Path(supervised).exists():
         seen = json.loads(Path(supervised).read_text(encoding="utf-8"))
     return {
-        "wall_s": round(time.time() - seen["started"], 2), "cpu_s": round(max(_cpu_seconds() - cpu, seen["cpu_s"]), 2),
+        "wall_s": round(seen["wall_before_s"] + time.time() - seen["started"], 2),
+        "cpu_s": round(seen["cpu_before_s"] + max(_cpu_seconds() - cpu, seen["cpu_s"]), 2),
         "peak_memory_bytes": max(seen["peak_memory_bytes"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024),
-    }  # fmt: skip
+    }
 
 
 def peak_memory_bytes() -> int:

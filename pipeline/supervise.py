@@ -5,7 +5,8 @@
 torchrun puts its workers into sessions of their own and worker pools survive the death of their parent, so neither a
 process group nor PR_SET_PDEATHSIG alone reaches every descendant. This process becomes their reaper (orphans are handed
 to it), and when the command ends, when it is told to stop, or when PARENT_PID dies (even by kill -9), it ends every one.
-While the command runs it keeps `USAGE.json` up to date: `started`, `cpu_s` and `peak_memory_bytes` of the whole tree.
+While the command runs it keeps `USAGE.json` up to date: when it `started`, `wall_s`, `cpu_s` and `peak_memory_bytes` of the whole
+tree; where an earlier attempt left the file, its seconds are in `wall_before_s` and `cpu_before_s`, its peak in the peak.
 
 Standard library only: it starts in about 20 ms and stands beside every stage. Linux only (/proc, prctl).
 """
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> int:
     """Run the command to its end; returns its exit code, 128 + N when signal N ended it."""
     parent, usage_file, command = int(argv[0]), Path(argv[1]), argv[2:]
     _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    usage = {"started": time.time(), "cpu_s": 0.0, "peak_memory_bytes": 0}
+    usage = {"started": time.time(), "wall_s": 0.0, "cpu_s": 0.0, **_earlier(usage_file)}
     child = subprocess.Popen(command, process_group=0, preexec_fn=_die_with_supervisor)
     deadline: list[float] = []
 
@@ -54,8 +55,9 @@ def main(argv: list[str]) -> int:
         if os.getppid() != parent or (deadline and time.monotonic() > deadline[0]):
             break
         if (began := time.monotonic()) > next_sample:
+            cpu = time.process_time()
             _sample(usage, usage_file)
-            next_sample = began + max(SAMPLE_S, (time.monotonic() - began) / SAMPLE_SHARE)
+            next_sample = began + max(SAMPLE_S, (time.process_time() - cpu) / SAMPLE_SHARE)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(timeout=POLL_S)
             break
@@ -64,6 +66,8 @@ def main(argv: list[str]) -> int:
     with contextlib.suppress(ChildProcessError):  # reap what was handed to us
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
+    spent = os.times()
+    _write(usage, usage_file, spent.children_user + spent.children_system)
     return code if code >= 0 else 128 - code
 
 
@@ -71,11 +75,26 @@ def _die_with_supervisor() -> None:
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
+def _earlier(usage_file: Path) -> dict[str, float]:
+    """Wall and CPU seconds and peak memory of the attempts before this one."""
+    if not usage_file.exists():
+        return {"wall_before_s": 0.0, "cpu_before_s": 0.0, "peak_memory_bytes": 0}
+    usage = json.loads(usage_file.read_text(encoding="utf-8"))
+    sums = {f"{name}_before_s": usage[f"{name}_before_s"] + usage[f"{name}_s"] for name in ("wall", "cpu")}
+    return {**sums, "peak_memory_bytes": usage["peak_memory_bytes"]}
+
+
 def _sample(usage: dict[str, float], usage_file: Path) -> None:
-    """Bring `usage` up to date and write it atomically; a full disk may not stop the measured command."""
+    """Bring `usage` up to date while the command runs."""
     tree = descendants()
-    usage["cpu_s"] = max(usage["cpu_s"], round(sum(seconds for _, seconds in tree.values()), 2))
     usage["peak_memory_bytes"] = max(usage["peak_memory_bytes"], sum(memory_bytes(pid) for pid in tree))
+    _write(usage, usage_file, sum(seconds for _, seconds in tree.values()))
+
+
+def _write(usage: dict[str, float], usage_file: Path, cpu_s: float) -> None:
+    """Add the time and write the file atomically; a full disk may not stop the measured command."""
+    usage["wall_s"] = round(time.time() - usage["started"], 2)
+    usage["cpu_s"] = max(usage["cpu_s"], round(cpu_s, 2))
     partial = usage_file.with_suffix(".tmp")
     with contextlib.suppress(OSError):
         partial.write_text(json.dumps(usage), encoding="utf-8")

@@ -82,7 +82,7 @@ def start_processes(runtime: Runtime) -> torch.device:
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
         os.environ.setdefault(name, value)
     torch.set_num_threads(runtime.num_threads)
-    cuda = runtime.device == "cuda" or (runtime.device == "auto" and torch.cuda.is_available())
+    cuda = runtime.uses_gpu()
     if not dist.is_initialized():
         deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
     if not cuda:

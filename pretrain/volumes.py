@@ -43,7 +43,7 @@ Text = tuple[str, str, str]
 
 def run(config: VolumesConfig, inputs: VolumesInputs, out: Path) -> dict[str, Any]:
     """Measure every model on the same texts; facts: the best volume, on what it was judged, and the texts of each kind."""
-    torch.set_num_threads(config.runtime.num_processes * config.runtime.num_threads)  # one process with the cores of a training stage
+    torch.set_num_threads(config.runtime.num_threads)
     models = [inputs.volume1, inputs.volume2, inputs.volume3, inputs.volume4]
     corpora = [inputs.corpus1, inputs.corpus2, inputs.corpus3, inputs.corpus4]
     texts = held_out_texts(config, inputs)

@@ -35,7 +35,7 @@ def vllm_sampler(network, tokenizer, tmp_path_factory):
     out = tmp_path_factory.mktemp("sampler")
     model.save(network, tokenizer, out)
     before = torch.get_rng_state()
-    sampler = VllmSampler(out / "model", max_length=192, max_sequences=64)
+    sampler = VllmSampler(out / "model", max_length=192, max_sequences=64, uses_gpu=Runtime().uses_gpu())
     assert torch.equal(before, torch.get_rng_state()), "starting the engine changed the trainer's random state"
     return sampler
 

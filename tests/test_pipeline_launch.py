@@ -11,7 +11,7 @@ import psutil
 import pytest
 import toy_chain
 
-from mathpipe.pipeline import artifact, bench, launch, plan, stages, supervise
+from mathpipe.pipeline import artifact, bench, launch, plan, stage, stages, supervise
 from mathpipe.pipeline.config import ConfigError, Runtime
 
 SPAWNER = """
@@ -44,6 +44,23 @@ def test_the_supervisor_ends_what_the_command_left_and_passes_its_exit_code_on(t
     assert not psutil.pid_exists(int((tmp_path / "child").read_text()))
     usage = json.loads((tmp_path / "usage.json").read_text())
     assert usage["cpu_s"] > 0.2 and 50 << 20 < usage["peak_memory_bytes"] < 150 << 20
+
+
+def test_the_seconds_of_a_broken_attempt_are_counted_by_the_next(tmp_path, monkeypatch):
+    script = "import time; end = time.time() + 0.7\nwhile time.time() < end: pass"
+    usages = []
+    for _ in range(3):
+        supervised(tmp_path, os.getpid(), script)
+        usages.append(json.loads((tmp_path / "usage.json").read_text()))
+    for name in ("wall", "cpu"):
+        assert usages[2][f"{name}_before_s"] == pytest.approx(usages[0][f"{name}_s"] + usages[1][f"{name}_s"])
+    assert usages[2]["wall_before_s"] > 1.4 and usages[2]["cpu_before_s"] > 0
+    (tmp_path / "usage.json").write_text(
+        json.dumps({"started": time.time() - 5, "wall_before_s": 100, "cpu_before_s": 200, "cpu_s": 7, "peak_memory_bytes": 8 << 40})
+    )
+    monkeypatch.setenv("MATHPIPE_USAGE", str(tmp_path / "usage.json"))
+    found = stage._usage(time.time(), stage._cpu_seconds())
+    assert found["wall_s"] == pytest.approx(105, abs=1) and found["cpu_s"] == 207 and found["peak_memory_bytes"] == 8 << 40
 
 
 def test_the_supervisor_does_not_go_on_without_its_caller(tmp_path):

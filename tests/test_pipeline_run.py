@@ -182,6 +182,7 @@ def test_the_manifest_counts_memory_and_time_of_every_process(mathpipe):
     manifest = json.loads(file.read_text())
     assert 200 << 20 < manifest["peak_memory_bytes"] < 400 << 20
     assert manifest["wall_s"] > 2.4
+    assert " -m toy_chain --stage top " in manifest["command"]
     assert not [p for p in psutil.process_iter(["cmdline"]) if "(200 << 20)" in " ".join(p.info["cmdline"] or [])]
 
 
@@ -226,7 +227,7 @@ def test_kill_9_leaves_no_orphan_and_the_next_run_continues(mathpipe, tmp_path, 
     kept = (out / "item-0.txt").stat().st_mtime_ns
 
     assert mathpipe("run", stage, *words)[0] == 0
-    assert (out / "item-0.txt").stat().st_mtime_ns == kept
+    assert (out / "item-0.txt").stat().st_mtime_ns == kept and not (out / "usage.json").exists()
     assert mathpipe("run", stage, *words, "--runs", "undisturbed")[0] == 0
     (twin,) = tmp_path.glob(f"undisturbed/toy/{stage}-*")
     items = [f"item-{number}.txt" for number in range(6)]
