@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mathpipe.corpus import urls
 from mathpipe.corpus.crawl_config import CrawlConfig
 from mathpipe.corpus.fetch import Client, in_threads
 from mathpipe.corpus.warc import ARCHIVES, check_archive
@@ -213,8 +214,8 @@ def surt(url_or_host: str) -> str:
     >>> surt("https://www.MathOverflow.net/questions")
     'net,mathoverflow)/questions'
     """
-    host, slash, path = url_or_host.rpartition("://")[2].lower().removeprefix("www.").partition("/")
-    return ",".join(reversed(host.split("."))) + ")" + slash + path
+    host, slash, path = url_or_host.rpartition("://")[2].partition("/")
+    return ",".join(reversed(urls.host_of(f"http://{host}").split("."))) + ")" + slash + path.lower()
 
 
 def surt_prefixes(config: CrawlConfig) -> list[str]:

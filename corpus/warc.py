@@ -99,9 +99,9 @@ def check_archive(address: str) -> None:
     except FileNotFoundError:
         raise ValueError(f"{address}: no such file (crawl.paths, relative to {Path.cwd()}); give existing WARC files or globs") from None
     except zlib.error as error:
-        raise ValueError(f"{address}: not readable as gzip ({error}); fetch it again or take it out of crawl.paths") from None
+        raise ValueError(f"{address}: not readable as gzip ({error}); delete it or take it out of crawl.paths") from None
     if found != PLAIN:
-        raise ValueError(f"{address}: not a WARC file (begins with {found!r}, expected {PLAIN!r}); take it out of crawl.paths")
+        raise ValueError(f"{address}: not a WARC file (begins with {found!r}, expected {PLAIN!r}); delete it or take it out of crawl.paths")
 
 
 def read_archive(address: str, min_chars: int, with_links: bool = False, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[Record]:
@@ -168,7 +168,7 @@ def responses(stream: BinaryIO, max_bytes: int = MAX_RECORD_BYTES) -> Iterator[R
                     is_alone = record.stream_pos > last.start
                 last = read_response(record, max_bytes)
         except OSError as found:
-            error = found
+            error = damage(found)
         if last and (is_plain or not (is_alone and _begins(stream, last.start, GZIP))):  # many records in one stream
             yield last if error is None else broken(last, error)
             start = _next_record(stream, last.start + 1, is_plain) if last.reason or error else None
@@ -191,8 +191,8 @@ def _member(stream: BinaryIO, start: int, max_bytes: int) -> Generator[Response,
             last = dataclasses.replace(read_response(record, max_bytes), start=start)
         while member.read(CHUNK):  # what follows the record; the checksum comes last
             pass
-    except (OSError, EOFError, zlib.error) as error:
-        yield broken(last or Response(start), error)
+    except (OSError, EOFError, zlib.error) as found:
+        yield broken(last or Response(start), damage(found))
         return _next_record(stream, start + 1, is_plain=False)
     if last is not None:
         yield last
@@ -259,6 +259,13 @@ def _inflates_to_warc(stream: BinaryIO, at: int) -> bool:
         return zlib.decompressobj(31).decompress(stream.read(CHUNK), len(PLAIN)) == PLAIN
     except zlib.error:
         return False
+
+
+def damage(error: Exception) -> Exception:
+    """The same error where it says that the archive is damaged; raises it where it says that a disk or a network failed."""
+    if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):  # fastwarc's own have no number
+        raise error
+    return error
 
 
 def broken(response: Response, error: Exception | None) -> Response:

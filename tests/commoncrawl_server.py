@@ -61,7 +61,7 @@ def captures_of(path: str, data: bytes) -> list[dict]:
         if record.record_type == WarcRecordType.response:
             url = record.headers["WARC-Target-URI"]
             parts = urlsplit(url)
-            key = ",".join(reversed(parts.hostname.removeprefix("www.").split("."))) + ")" + parts.path.lower()
+            key = ",".join(reversed((parts.hostname or "").removeprefix("www.").split("."))) + ")" + parts.path.lower()
             found.append({"urlkey": key, "url": url, "status": str(record.http_headers.status_code), "mime-detected": "text/html",
                           "filename": path, "offset": str(record.stream_pos), "length": str(end - record.stream_pos)})  # fmt: skip
     return sorted(found, key=lambda row: row["urlkey"])

@@ -131,6 +131,26 @@ def test_any_damage_leaves_the_other_members(at: int, junk: bytes) -> None:
     assert len(found) <= 50
 
 
+class Failing(io.BytesIO):
+    """A stream whose network ends after 50,000 bytes."""
+
+    def __init__(self, data: bytes, error: OSError) -> None:
+        super().__init__(data)
+        self.error = error
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.tell() > 50_000:
+            raise self.error
+        return super().read(1000)
+
+
+@needs_shared
+@pytest.mark.parametrize("error", [ConnectionResetError("reset"), TimeoutError("slow"), OSError(5, "input/output error")])
+def test_a_failing_network_is_no_broken_record(error: OSError) -> None:
+    with pytest.raises(type(error), match=str(error.args[-1])):
+        list(warc.responses(Failing(sixteen()[0], error)))
+
+
 @needs_shared
 def test_uncompressed_and_jointly_compressed_archives() -> None:
     data, starts = sixteen()
