@@ -157,7 +157,8 @@ def test_single_records_are_the_source_s_bytes(server: Server, tmp_path: Path, i
     values, keep = SELECTIONS[selection]
     wanted = members(server, keep)
     out = new(tmp_path)
-    facts = commoncrawl.fetch(config_of(server, index=index, **values), client_of(server), out)
+    config = config_of(server, index=index, runtime=Runtime(num_workers=4), **values)
+    facts = commoncrawl.fetch(config, client_of(server), out)
     assert b"".join(fetched(out)) == b"".join(wanted) and facts["num_records"] == len(wanted) > 0
     urls = [r.url for address in warc.addresses(out) for r in warc.read_archive(address, 1)]
     assert sorted(urls) == sorted(c["url"] for c in server.captures if keep(c))
