@@ -64,7 +64,7 @@ def fetch_files(config: CrawlConfig, client: Client, out: Path) -> dict[str, Any
     files = [(name, out / "warc" / f"{number:05d}-{name.rpartition('/')[2]}") for number, name in enumerate(names)]
     missing = [(config.base_url + name, file) for name, file in files if not file.exists()]
     with log.Progress(out, len(files), "files", "fetching", done=len(files) - len(missing)) as progress:
-        in_threads(client, num_connections(config), client.download, missing, lambda _: progress.advance())
+        in_threads(client, num_connections(config), client.download, missing, progress)
     for _, file in files:
         check_archive(str(file))
     return {"num_listed": len(listed), "files": names}
@@ -137,7 +137,7 @@ def fetch_shard(config: CrawlConfig, client: Client, ranges: list[list[Record]],
             first = found[0].offset
             jobs.append((config.base_url + found[0].file, file, first, max(r.offset + r.length for r in found) - first))
     progress.advance(len(ranges) - len(jobs))
-    in_threads(client, num_connections(config), client.download, jobs, lambda _: progress.advance())
+    in_threads(client, num_connections(config), client.download, jobs, progress)
     partial = archive.with_name(f".{archive.name}.tmp")
     with partial.open("wb") as sink:
         for found, file in zip(ranges, files, strict=True):
@@ -199,7 +199,7 @@ def look_up(config: CrawlConfig, client: Client, out: Path) -> pa.Table:
         artifact.write_parquet(file, table)
 
     with log.Progress(out, len(jobs), "index parts", "looking up", done=len(jobs) - len(missing)) as progress:
-        in_threads(client, num_connections(config), answer, missing, lambda _: progress.advance())
+        in_threads(client, num_connections(config), answer, missing, progress)
     found = pa.concat_tables([RECORD_SCHEMA.empty_table(), *map(pq.read_table, files)])
     if not len(found):
         raise ValueError(f"{config.describe()}: the {config.index} index has none; check crawl.hosts, domains, url_prefixes, mime_types")

@@ -8,12 +8,13 @@ that says 429 or 503 is left alone by all connections for that time.
 from __future__ import annotations
 
 import email.utils
+import itertools
 import random
 import re
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,8 @@ from typing import Any, BinaryIO, TypeVar
 
 import requests
 import urllib3
+
+from mathpipe.pipeline import log
 
 T = TypeVar("T")
 RETRY_INTERVAL_S = 1.0
@@ -59,6 +62,7 @@ class Client:
         sleep: Callable[[float], object] | None = None, jitter: Callable[[], float] = random.random,
     ) -> None:  # fmt: skip
         self.interval_s, self.max_tries, self.clock, self.jitter = 1 / requests_per_s, max_tries, clock, jitter
+        self.num_bytes = 0
         self.stop = threading.Event()
         self.sleep = sleep or self.stop.wait
         self._lock = threading.Lock()
@@ -135,6 +139,7 @@ class Client:
                 fresh = chunk[skip:][:left]
                 skip = max(0, skip - len(chunk))
                 sink.write(fresh)
+                self.num_bytes += len(fresh)
                 left = None if left is None else left - len(fresh)
                 if left == 0:
                     return
@@ -182,16 +187,19 @@ class Client:
 
 
 def in_threads(
-    client: Client, num_threads: int, function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]], done: Callable[[Any], None]
+    client: Client, num_threads: int, function: Callable[..., object], jobs: Iterable[tuple[Any, ...]], progress: log.Progress
 ) -> None:
-    """Call `function(*job)` for every job and `done(result)` as each ends; the first failure stops the others soon."""
+    """Call `function(*job)` for every job; the first failure stops the others soon and is raised."""
+    waiting, left = iter(jobs), set[Future[object]]()
     with ThreadPoolExecutor(num_threads) as pool:
         try:
-            for job in as_completed([pool.submit(function, *job) for job in jobs]):
-                done(job.result())
+            while left := left | {pool.submit(function, *job) for job in itertools.islice(waiting, num_threads - len(left))}:
+                ended, left = wait(left, timeout=1, return_when=FIRST_COMPLETED)
+                for job in ended:
+                    job.result()
+                progress.advance(len(ended), f"{client.num_bytes / 1e6:,.1f} MB fetched")
         except BaseException:
             client.stop.set()
-            pool.shutdown(cancel_futures=True)
             raise
 
 

@@ -270,7 +270,8 @@ def damage(error: Exception) -> Exception:
 
 def broken(response: Response, error: Exception | None) -> Response:
     """The same record as a reject."""
-    return dataclasses.replace(response, payload=None, reason="broken record", detail=response.detail or str(error), is_passed_over=False)
+    detail = response.detail or str(error or "no record here")
+    return dataclasses.replace(response, payload=None, reason="broken record", detail=detail, is_passed_over=False)
 
 
 def read_response(record: WarcRecord, max_bytes: int) -> Response:
