@@ -46,6 +46,7 @@ class Server:
     fault: Callable[[str, int], str] = lambda path, number: ""
     """Path and number of requests for it before → what to do wrong."""
     url: str = ""
+    stalled: threading.Event = field(default_factory=threading.Event)
     go_on: threading.Event = field(default_factory=threading.Event)
 
     def of(self, path: str) -> list[tuple[str, str | None, int, float]]:
@@ -139,6 +140,7 @@ def serve(server: Server) -> ThreadingHTTPServer:
             if fault == "stalls":
                 self.wfile.write(body[: length // 2])
                 self.wfile.flush()
+                server.stalled.set()
                 server.go_on.wait(60)
                 self.close_connection = True
                 return

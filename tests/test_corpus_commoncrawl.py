@@ -223,6 +223,7 @@ def test_a_killed_crawl_continues_and_ends_byte_identical(server: Server, tmp_pa
     server.log.clear()
     server.fault = lambda path, number: "stalls" if path == CLUEWEB and not number else ""
     process, out = start(), tmp_path / "out"
+    assert server.stalled.wait(30)
     deadline = time.monotonic() + 30
     while not (parts := [f for f in out.rglob("*.part") if f.stat().st_size]) and time.monotonic() < deadline:
         time.sleep(0.02)
