@@ -14,10 +14,14 @@ class PagesConfig:
     """WARC records to deduplicated text."""
 
     SECTION: ClassVar[str] = "pages"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     min_chars: int = 200
     """Pages with less text are rejected; not stated; we chose."""
+    max_record_bytes: int = 33_554_432
+    """Larger records are rejected, so that memory is bounded by one record of this size."""
+    keep_links: bool = False
+    """Whether hyperlinks between pages of the crawl are written to `links/`, for `grow.hyperlinks`."""
     num_hashes: int = 125
     """MinHash: hash functions per page (near-dedup method: not stated; we chose)."""
     num_bands: int = 25
@@ -31,12 +35,10 @@ class PagesConfig:
     def __post_init__(self) -> None:
         if self.num_hashes % self.num_bands:
             raise ValueError(f"num_hashes ({self.num_hashes}) must be a multiple of num_bands ({self.num_bands})")
+        if self.max_record_bytes < 1:
+            raise ValueError(f"max_record_bytes must be at least 1, found {self.max_record_bytes}")
         if not 0 < self.min_similarity <= 1:
             raise ValueError(f"min_similarity must be in (0, 1], found {self.min_similarity}")
-
-    def require(self, runtime: Runtime) -> None:
-        """Refuse a cluster."""
-        runtime.require_one_node()
 
 
 @dataclass(frozen=True)
@@ -51,20 +53,29 @@ class CorpusConfig:
     """Decontamination (section 2.1)."""
 
     SECTION: ClassVar[str] = "corpus"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     ngram_words: int = 10
     """A page that shares a gram of this many words with a benchmark text is removed."""
     min_ngram_words: int = 3
-    """Benchmark texts shorter than `ngram_words` but at least this long must stand in the page as a whole."""
+    """Benchmark questions shorter than `ngram_words` but at least this long must stand in the page as a whole."""
+    gram: str = "words"
+    """What grams are made of: `words` (a Chinese or Japanese character is one), or `characters` (then ask for about 50)."""
+    min_spelled_words: int = 0
+    """Words of two or more letters without which a gram does not count: 1 lets "1 2 3 … 10" pass, which a MATH problem has."""
     unit: str = "page"
-    """What is removed; not stated (segment or page); we chose the page."""
+    """What is removed: the `page`, or each `segment` (paragraph between blank lines) that holds words of the gram."""
+    runtime: Runtime = field(default_factory=Runtime)
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_ngram_words <= self.ngram_words:
             raise ValueError(f"need 1 <= min_ngram_words <= ngram_words, found {self.min_ngram_words} and {self.ngram_words}")
-        if self.unit != "page":
-            raise ValueError(f"unit must be 'page', found {self.unit!r}")
+        if not 0 <= self.min_spelled_words <= self.ngram_words:
+            raise ValueError(f"need 0 <= min_spelled_words <= ngram_words, found {self.min_spelled_words}")
+        if self.gram not in ("words", "characters"):
+            raise ValueError(f"gram must be 'words' or 'characters', found {self.gram!r}")
+        if self.unit not in ("page", "segment"):
+            raise ValueError(f"unit must be 'page' or 'segment', found {self.unit!r}")
 
 
 @dataclass(frozen=True)

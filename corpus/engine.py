@@ -2,8 +2,8 @@
 
 A job is a call of a module-level function with plain arguments that writes its own output, atomically, and returns a
 status line. A worker that is killed loses its job, which is repeated: natively the whole query ends and what has not
-reported is queried again, on Ray the actor starts again. On a cluster every node needs this package and the file systems
-of the crawl and of `out` under the same paths.
+reported is queried again, on Ray the actor starts again. On a cluster every node needs this package, and sees the crawl
+and `out` under the same paths.
 """
 
 from __future__ import annotations

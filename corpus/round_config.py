@@ -97,10 +97,6 @@ class ScoreConfig:
 
     runtime: Runtime = field(default_factory=Runtime)
 
-    def require(self, runtime: Runtime) -> None:
-        """Refuse a cluster."""
-        runtime.require_one_node()
-
 
 @dataclass(frozen=True)
 class ScoreInputs:

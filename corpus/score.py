@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -10,34 +10,39 @@ import fasttext
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mathpipe.corpus import engine
 from mathpipe.corpus.classifier import classifier_text, probabilities
 from mathpipe.corpus.round_config import ScoreConfig, ScoreInputs
-from mathpipe.pipeline import artifact, log, stage
+from mathpipe.pipeline import artifact, stage
+
+SCHEMA = pa.schema([("id", pa.int64()), ("score", pa.float32())])
+BATCH_PAGES = 2_000
 
 
 def run(config: ScoreConfig, inputs: ScoreInputs, out: Path) -> dict[str, Any]:
-    """Score each parquet file of the pages in a worker process; files that exist are kept."""
+    """Score each parquet file of the pages by a job; files that exist are kept."""
     trained = artifact.read_manifest(inputs.classifier)
     files = artifact.parquet_files(inputs.pages)
-    missing = [file for file in files if not (out / "data" / file.name).exists()]
-    with (
-        log.Progress(out, len(files), "files", "scoring", done=len(files) - len(missing)) as progress,
-        ProcessPoolExecutor(config.runtime.num_workers) as pool,
-    ):
-        model = inputs.classifier / "model.bin"
-        jobs = [pool.submit(score_file, model, file, out / "data" / file.name, trained["max_words"]) for file in missing]
-        for job in jobs:
-            job.result()
-            progress.advance()
-    return {"round": trained["round"], "num_pages": sum(pq.read_metadata(out / "data" / file.name).num_rows for file in files)}
+    model, targets = inputs.classifier / "model.bin", [out / "data" / file.name for file in files]
+    jobs = [(model, file, target, trained["max_words"]) for file, target in zip(files, targets, strict=True) if not target.exists()]
+    engine.run_jobs(score_file, jobs, config.runtime, out, "files", "scoring", done=len(files) - len(jobs))
+    return {"round": trained["round"], "num_pages": sum(pq.read_metadata(target).num_rows for target in targets)}
 
 
-def score_file(model_file: Path, file: Path, target: Path, max_words: int) -> None:
-    """`id` and `score` of one file of pages."""
-    model = fasttext.load_model(str(model_file))
-    table = pq.read_table(file, columns=["id", "text"])
-    texts = [classifier_text(text, max_words) for text in table["text"].to_pylist()]
-    artifact.write_parquet(target, pa.table({"id": table["id"], "score": probabilities(model, texts)}))
+def score_file(model_file: Path, file: Path, target: Path, max_words: int) -> str:
+    """`id` and `score` of one file of pages; returns a status line."""
+    model = load_model(model_file)
+    with artifact.parquet_writer(target, SCHEMA) as writer:
+        for batch in pq.ParquetFile(file).iter_batches(BATCH_PAGES, columns=["id", "text"]):
+            texts = [classifier_text(text, max_words) for text in batch["text"].to_pylist()]
+            writer.write_table(pa.table([batch["id"], probabilities(model, texts)], schema=SCHEMA))
+    return file.name
+
+
+@functools.lru_cache(1)
+def load_model(file: Path) -> Any:
+    """The classifier, once per worker."""
+    return fasttext.load_model(str(file))
 
 
 if __name__ == "__main__":

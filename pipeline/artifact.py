@@ -15,6 +15,7 @@ its inputs; it says what an artifact is made from, so it is known before the sta
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -136,9 +137,17 @@ def read_columns(path: Path, columns: Iterable[str], folder: str = "data") -> It
 
 def write_parquet(path: Path, table: Any) -> None:
     """Write a pyarrow table as zstd parquet, atomically, with its folder."""
+    with parquet_writer(path, table.schema) as writer:
+        writer.write_table(table)
+
+
+@contextlib.contextmanager
+def parquet_writer(path: Path, schema: Any) -> Iterator[Any]:
+    """A pyarrow ParquetWriter (zstd) for a file that appears when all its row groups are written."""
     import pyarrow.parquet as pq
 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.tmp")
-    pq.write_table(table, partial, compression="zstd")
+    with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        yield writer
     partial.replace(path)

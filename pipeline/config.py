@@ -46,7 +46,8 @@ class Runtime:
     log_interval: int = 5
     """Training steps between two lines of metrics.jsonl."""
     cluster: str = "native"
-    """daft's runner: `native`, `local` (a Ray started here) or a `ray://host:port` address."""
+    """Where corpus stages run: `native` (this machine), `local` (a Ray started here), or a Ray cluster whose nodes all see the
+    crawl and `runs/` under the same paths: `ray://host:port`, or `host:port` from one of its nodes."""
 
     def __post_init__(self) -> None:
         for name in ("num_processes", "num_threads", "num_workers", "log_interval"):
@@ -56,6 +57,8 @@ class Runtime:
             raise ConfigError(f"runtime.requests_per_s must be positive, found {self.requests_per_s}")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"runtime.device must be auto, cpu or cuda, found {self.device!r}")
+        if self.cluster not in ("native", "local") and ":" not in self.cluster:
+            raise ConfigError(f"runtime.cluster must be native, local, ray://host:port or host:port, found {self.cluster!r}")
 
     def uses_gpu(self) -> bool:
         """Whether a stage will compute on a GPU: the one place that decides it, without importing torch."""
@@ -68,11 +71,6 @@ class Runtime:
                 f"needs {self.num_processes} GPU{'s' * (self.num_processes > 1)} (runtime.device {self.device}, runtime.num_processes "
                 f"{self.num_processes}), found {num_gpus()}; run it on such a machine or take a smaller profile"
             )
-
-    def require_one_node(self) -> None:
-        """Raise ConfigError where a cluster is asked of a stage that runs on one node."""
-        if self.cluster != "native":
-            raise ConfigError(f"runs on one node only, found runtime.cluster {self.cluster!r}; set runtime.cluster=native")
 
 
 def num_gpus() -> int:
