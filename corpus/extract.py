@@ -1,94 +1,77 @@
-"""One web page to text in which mathematics stays delimited LaTeX: `\\(…\\)` in a line, `\\[…\\]` on its own.
+r"""One web page to text in which mathematics stays delimited LaTeX: `\(…\)` in a line, `\[…\]` on its own.
 
-Formulas are rewritten in the HTML string, before it is parsed: resiliparse 2 raises on most tree edits, and its text
-extraction alone loses `script math/tex` and mangles MathML. Text that is already delimited passes through.
+Every kind of formula becomes a text node of the parsed page (`math_dom.py`), boilerplate goes from it, resiliparse writes the
+text, and what the text itself delimits in other ways is rewritten (`math_text.py`).
 """
 
 from __future__ import annotations
 
-import re
-from html import escape, unescape
+from typing import Any
+from urllib.parse import urljoin
 
 from resiliparse.extract.html2text import extract_plain_text
+from resiliparse.parse.html import HTMLTree
 
-_ANY = re.IGNORECASE | re.DOTALL
-SCRIPT = re.compile(r"<script\b[^>]*\btype\s*=\s*[\"']math/(tex|mml)([^\"']*)[\"'][^>]*>(.*?)</script\s*>", _ANY)
-"""MathJax 2: `<script type="math/tex; mode=display">…</script>`; the kind `math/mml` holds MathML."""
-MATHML = re.compile(r"<math\b([^>]*)>(.*?)</math\s*>", _ANY)
-ANNOTATION = re.compile(r"<annotation\b[^>]*encoding\s*=\s*[\"'](?:application/x-tex|tex|latex)[\"'][^>]*>(.*?)</annotation\s*>", _ANY)
-ALTERNATIVE = re.compile(r"\balttext\s*=\s*(?:\"([^\"]*)\"|'([^']*)')", _ANY)
-DISPLAY = re.compile(r"\b(?:display\s*=\s*[\"']block[\"']|mode\s*=\s*[\"']display[\"'])", re.IGNORECASE)
-HIDDEN_MATHML = re.compile(r"(<span\b[^>]*class\s*=\s*[\"'][^\"']*mwe-math-mathml[^\"']*[\"'][^>]*?)\s+style\s*=\s*[\"'][^\"']*[\"']", _ANY)
-"""Wikipedia hides the MathML and shows a picture."""
-CDATA = re.compile(r"(?:%\s*)?<!\[CDATA\[|(?:%\s*)?\]\]>")
-TAG = re.compile(r"<[^>]*>")
-RENDERED = {
-    "katex-html": ".katex-html",
-    "MathJax_Preview": ".MathJax_Preview",
-    "MathJax_SVG": ".MathJax_SVG",
-    "MathJax_Display": ".MathJax_Display",
-    'class="MathJax"': "span.MathJax",
-    "mjx-math": "mjx-math",
-    "mwe-math-fallback": ".mwe-math-fallback-image-inline, .mwe-math-fallback-image-display",
-}
-"""What a page shows instead of a formula whose source stands beside it: substring that betrays it → selector to skip."""
-MIN_MAIN_CHARS, MIN_MAIN_FRAC = 300, 0.2
-"""Main content that is shorter and a smaller share of the page's text is taken for a wrong guess, and the whole page is
-kept (of Octave's manual the guess loses 204 pages of 254)."""
+from mathpipe.corpus import boilerplate, math_dom, math_text
+
+NAMESPACED = ("<m:math", "<mml:math", "<mathml:math")
+MIN_CHARS, MIN_FRAC = 100, 0.2
+"""What is left of a page, if it is shorter than this and a smaller share of it: then the page is kept whole (an index)."""
 
 
 def html_to_text(html: str) -> str:
-    r"""Main text of a page, formulas as delimited LaTeX.
+    r"""Text of a page without its boilerplate, formulas as delimited LaTeX.
 
     >>> html_to_text('<main><p>Area <script type="math/tex">a^2</script>.</p></main>')
     'Area \\(a^2\\).'
     """
-    skipped = [selector for mark, selector in RENDERED.items() if mark in html]
-    if "math/tex" in html or "math/mml" in html:
-        html = SCRIPT.sub(_script, html)
-    if "<math" in html:
-        html = MATHML.sub(_mathml, HIDDEN_MATHML.sub(r"\1", html))
-    text = _extract(html, skipped, main_content=True)
-    if len(text) < MIN_MAIN_CHARS:
-        whole = _extract(html, skipped, main_content=False)
-        text = whole if len(text) < MIN_MAIN_FRAC * len(whole) else text
-    return text.strip()
+    if any(prefix in html for prefix in NAMESPACED):
+        html = math_dom.MATHML_PREFIX.sub(r"\1", html)
+    classes = math_dom.class_names(html)
+    text = _text(html, classes, without_boilerplate=True)
+    if len(text) < MIN_CHARS:
+        whole = _text(html, classes, without_boilerplate=False)
+        text = whole if len(text) < MIN_FRAC * len(whole) else text
+    return text
 
 
-def _extract(html: str, skipped: list[str], main_content: bool) -> str:
-    return extract_plain_text(html, preserve_formatting=True, main_content=main_content, alt_texts=False, skip_elements=skipped or None)
+def _text(html: str, classes: set[str], without_boilerplate: bool) -> str:
+    tree = HTMLTree.parse(html)
+    math_dom.rewrite(tree, math_dom.signs(html, classes))
+    if without_boilerplate:
+        boilerplate.remove(tree, html, classes)
+    text = _write(tree)
+    if rules := math_text.rules(text, html):
+        if tree.body and _protect_code(tree):
+            text = _write(tree)
+        text = math_text.delimit(text, rules)
+    return math_text.with_scripts(text).strip()
 
 
-def delimited(tex: str, display: bool) -> str:
-    """HTML text of one formula."""
-    tex = CDATA.sub("", tex).strip()
-    left, right = (r"\[", r"\]") if display else (r"\(", r"\)")
-    return f"<span>{left}{escape(tex, quote=False)}{right}</span>" if tex else ""
+def _write(tree: HTMLTree) -> str:
+    return extract_plain_text(tree, preserve_formatting=True, main_content=False, alt_texts=False)
 
 
-def _script(found: re.Match[str]) -> str:
-    kind, options, source = found.groups()
-    if kind.lower() == "mml":
-        return source
-    return delimited(source, "display" in options.lower())
+def _protect_code(tree: HTMLTree) -> bool:
+    """Mark the begin and the end of code; returns whether there is any."""
+    listings = tree.body.query_selector_all("pre, :not(pre) > code, :not(pre) > tt, :not(pre) > samp")[:]
+    for node in listings:
+        node.prepend(tree.create_text_node(math_text.CODE_OPEN))
+        node.append(tree.create_text_node(math_text.CODE_CLOSE))
+    return bool(listings)
 
 
-def _mathml(found: re.Match[str]) -> str:
-    """The TeX annotation, else the alternative text, else a conversion of the presentation MathML."""
-    attributes, inside = found.groups()
-    display = bool(DISPLAY.search(attributes))
-    if annotation := ANNOTATION.search(inside):
-        return delimited(unescape(annotation.group(1)), display)
-    if alternative := ALTERNATIVE.search(attributes):
-        return delimited(unescape(alternative.group(1) or alternative.group(2) or ""), display)
-    return delimited(presentation_to_tex(found.group(0)), display)
-
-
-def presentation_to_tex(mathml: str) -> str:
-    """LaTeX of presentation MathML; its bare text where the converter cannot read it."""
-    from mathml_to_latex.converter import MathMLToLaTeX  # a tenth of a second, and few pages need it
-
-    try:
-        return MathMLToLaTeX().convert(mathml)
-    except (ValueError, KeyError, IndexError, AttributeError, TypeError):
-        return unescape(TAG.sub(" ", mathml))
+def hyperlinks(html: str, base_url: str) -> list[str]:
+    """Absolute http(s) targets of a page's links, in order, each once, without fragments."""
+    tree = HTMLTree.parse(html)
+    base = tree.document.query_selector("base[href]")
+    root = urljoin(base_url, base.getattr("href").strip()) if base else base_url
+    found: dict[str, Any] = {}
+    for node in tree.document.query_selector_all("a[href], area[href]")[:]:
+        try:
+            target = urljoin(root, node.getattr("href").strip()).partition("#")[0]
+        except ValueError:  # such as http://[
+            continue
+        if target.lower().startswith(("http://", "https://")):
+            found.setdefault(target)
+    return list(found)
