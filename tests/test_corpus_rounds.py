@@ -66,7 +66,8 @@ def test_two_rounds_then_decontamination(small_pages: Path, tmp_path: Path) -> N
     text = next(row["text"] for row in rows(small_pages) if row["id"] == chosen[0]["id"])
     gram = " ".join(text.split()[5:40])
     bench = folder(tmp_path, "benchmarks")
-    artifact.write_parquet(bench / "data" / "b.parquet", pa.table({"benchmark": ["math"], "item": ["7"], "url": ["x"], "text": [gram], "whole": [True]}))
+    text = {"benchmark": ["math"], "item": ["7"], "url": ["x"], "text": [gram], "whole": [True]}
+    artifact.write_parquet(bench / "data" / "b.parquet", pa.table(text))
     out = folder(tmp_path, "corpus")
     facts = decontaminate.run(CorpusConfig(), CorpusInputs(small_pages, tmp_path / "2" / "select", finish(bench, {})), out)
     removed = rows(out, "rejects")
