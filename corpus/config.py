@@ -26,8 +26,8 @@ class PagesConfig:
     """MinHash: hash functions per page (near-dedup method: not stated; we chose)."""
     num_bands: int = 25
     """MinHash: bands; pages that share all hashes of one band are compared."""
-    ngram_words: int = 5
-    """MinHash: words per shingle."""
+    ngram_words: int = 3
+    """MinHash: words per shingle; with 5 a sentence added to a short page already makes it another."""
     min_similarity: float = 0.7
     """Jaccard similarity, estimated from the hashes, from which a page counts as a near-duplicate of an earlier one."""
     runtime: Runtime = field(default_factory=Runtime)

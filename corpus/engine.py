@@ -82,6 +82,8 @@ def run_jobs(
         ValueError, ContractError, OSError: as raised by a job.
         WorkerDied: 1 + MAX_REPEATS workers died in the same job.
     """
+    if not jobs:
+        return
     left = {number: tuple(v.absolute() if isinstance(v, Path) else v for v in job) for number, job in enumerate(jobs)}
     attempts = out.absolute() / ".attempts"
     shutil.rmtree(attempts, ignore_errors=True)

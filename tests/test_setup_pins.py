@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 FOLDERS = ("pipeline", "corpus", "pretrain", "sft", "grpo", "eval")
 OPTIONAL = {"liger_kernel", "ray"}
-"""Imported only under the extras gpu and cluster, which the lock file does not cover."""
+"""Imported only where the extras gpu and cluster are asked for."""
 
 
 def pins(name: str) -> dict[str, str]:
