@@ -25,7 +25,7 @@ class CrawlConfig:
     """Where pages come from."""
 
     SECTION: ClassVar[str] = "crawl"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     source: str = "docs"
     """`docs`: documentation of installed packages, rendered page by page; `warc`: WARC files that exist; `commoncrawl`: fetched."""

@@ -19,7 +19,7 @@ from typing import BinaryIO, cast
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from mathpipe.corpus import urls
-from mathpipe.corpus.extract import html_to_text
+from mathpipe.corpus.extract import html_to_text, hyperlinks
 from mathpipe.corpus.payload import Payload, decode, parse_http
 from mathpipe.pipeline.artifact import ContractError
 
@@ -127,11 +127,7 @@ def to_record(number: int, response: Response, min_chars: int, with_links: bool)
     text = html_to_text(html)
     if len(text) < min_chars:
         return Record(number, response.url, "", "too short", f"{len(text)} characters")
-    links: tuple[str, ...] = ()
-    if with_links:
-        from mathpipe.corpus.extract import hyperlinks
-
-        links = tuple(hyperlinks(html, response.url))
+    links = tuple(hyperlinks(html, response.url)) if with_links else ()
     return Record(number, response.url, text, "", "", links)
 
 
