@@ -15,7 +15,7 @@ import numpy as np
 
 from mathpipe.corpus.words import MULTIPLIER, Words
 
-BATCH_CHARS = 300_000
+BATCH_CHARS = 200_000
 """Characters taken at a time: the arrays of a batch stay in the processor's cache."""
 
 
@@ -106,7 +106,7 @@ class Grams:
     def hits(self, hash_W: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
         """(length, number of the first word, places with the same hash) of what may be a gram."""
         found = self.bloom.places(gram_hashes(hash_W, self.probe)[:: self.stride]) * self.stride
-        word_C = np.unique(found[:, None] - np.arange(self.stride))
+        word_C = (found[:, None] - np.arange(self.stride)).ravel()
         word_C = word_C[word_C >= 0]
         hash_C = np.zeros(len(word_C), np.uint64)
         for offset in range(max(self.tables, default=0)):
