@@ -49,7 +49,11 @@ class Record:
 
 
 def fetch(config: CrawlConfig, client: Client, out: Path) -> dict[str, Any]:
-    """Write `warc/` and `archives.json`; returns counts."""
+    """Write `warc/` (nothing with `read_from`) and `archives.json`; returns counts."""
+    if config.read_from:
+        names, facts = chosen_files(config, client)
+        artifact.write_json(out / ARCHIVES, [config.read_from + name for name in names])
+        return {"source": "commoncrawl", "snapshots": list(config.snapshots), "num_shards": len(names), **facts}
     facts = fetch_files(config, client, out) if config.index == "none" else fetch_records(config, client, out)
     archives = sorted((out / "warc").glob("*.gz"))
     artifact.write_json(out / ARCHIVES, [str(file.relative_to(out)) for file in archives])
@@ -59,15 +63,21 @@ def fetch(config: CrawlConfig, client: Client, out: Path) -> dict[str, Any]:
 
 def fetch_files(config: CrawlConfig, client: Client, out: Path) -> dict[str, Any]:
     """Whole WARC files, several at a time."""
-    listed = [path for snapshot in config.snapshots for path in listing(client, config, snapshot, "warc.paths.gz")]
-    names = drawn(listed, config.num_files, config.draw)
+    names, facts = chosen_files(config, client)
     files = [(name, out / "warc" / f"{number:05d}-{name.rpartition('/')[2]}") for number, name in enumerate(names)]
     missing = [(config.base_url + name, file) for name, file in files if not file.exists()]
     with log.Progress(out, len(files), "files", "fetching", done=len(files) - len(missing)) as progress:
         in_threads(client, num_connections(config), client.download, missing, progress)
     for _, file in files:
         check_archive(str(file))
-    return {"num_listed": len(listed), "files": names}
+    return facts
+
+
+def chosen_files(config: CrawlConfig, client: Client) -> tuple[list[str], dict[str, Any]]:
+    """Paths of the WARC files that are wanted, relative to `base_url`, and what the manifest says of them."""
+    listed = [path for snapshot in config.snapshots for path in listing(client, config, snapshot, "warc.paths.gz")]
+    names = drawn(listed, config.num_files, config.draw)
+    return names, {"num_listed": len(listed), "first_file": names[0], "last_file": names[-1]}
 
 
 def num_connections(config: CrawlConfig) -> int:

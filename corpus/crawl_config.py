@@ -59,6 +59,8 @@ class CrawlConfig:
     """commoncrawl, whole files: how many of all snapshots' files; 0 takes all."""
     draw: str = "even"
     """commoncrawl, whole files: `even` spreads them over the listing, `first` takes its beginning."""
+    read_from: str = ""
+    """commoncrawl, whole files: an fsspec address (`s3://commoncrawl/`) from which `pages` reads them, instead of copies."""
     hosts: tuple[str, ...] = ()
     """commoncrawl, single records: pages of these hosts."""
     domains: tuple[str, ...] = ()
@@ -101,6 +103,8 @@ class CrawlConfig:
             raise ValueError("source 'commoncrawl' needs snapshots, for example snapshots = [\"CC-MAIN-2024-10\"]")
         if self.index != "none" and not self.hosts + self.domains + self.url_prefixes:
             raise ValueError(f"index {self.index!r} needs hosts, domains or url_prefixes; index 'none' fetches whole files")
+        if self.read_from and (self.index != "none" or "://" not in self.read_from or not self.read_from.endswith("/")):
+            raise ValueError(f"read_from goes with index 'none' and must be an address that ends in '/', found {self.read_from!r}")
         if self.num_files < 0 or self.coalesce_gap_bytes < 0:
             raise ValueError(f"num_files ({self.num_files}) and coalesce_gap_bytes ({self.coalesce_gap_bytes}) must not be negative")
         for name in ("base_url", "index_url"):

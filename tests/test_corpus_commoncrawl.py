@@ -56,6 +56,18 @@ def new(tmp_path: Path, name: str = "crawl") -> Path:
     return tmp_path / name
 
 
+@needs_shared
+def test_whole_files_can_stay_where_they_are(server: Server, tmp_path: Path) -> None:
+    out = new(tmp_path)
+    facts = commoncrawl.fetch(config_of(server, read_from=server.url), client_of(server), out)
+    assert warc.addresses(out) == [server.url + path for path in PATHS] and facts["num_shards"] == 4
+    assert not list((out / "warc").iterdir())
+    found = list(warc.read_archive(warc.addresses(out)[1], 1))
+    assert len({record.url for record in found}) == 16
+    with pytest.raises(ValueError, match="ends in '/'"):
+        config_of(server, read_from="bucket")
+
+
 FAULTS = {
     "503": 3, "403": 2, "500": 2, "429 Retry-After 7": 1, "cuts": 1, "says too little": 1, "says too much": 1, "ignores Range": 99,
     "begins elsewhere": 2,
@@ -69,7 +81,7 @@ def test_whole_files_arrive_byte_for_byte(server: Server, tmp_path: Path, fault:
     out = new(tmp_path)
     facts = commoncrawl.fetch(config_of(server), client_of(server), out)
     assert fetched(out) == [file.read_bytes() for file in ARCHIVES.values()]
-    assert facts["num_shards"] == facts["num_listed"] == 4 and facts["files"] == PATHS
+    assert facts["num_shards"] == facts["num_listed"] == 4 and [facts["first_file"], facts["last_file"]] == [PATHS[0], PATHS[-1]]
     assert not list((out / "warc").glob(".*"))
 
 
