@@ -14,7 +14,6 @@ from resiliparse.parse.html import HTMLTree
 
 from mathpipe.corpus import boilerplate, math_dom, math_text
 
-NAMESPACED = ("<m:math", "<mml:math", "<mathml:math")
 MIN_CHARS, MIN_FRAC = 100, 0.2
 """What is left of a page, if it is shorter than this and a smaller share of it: then the page is kept whole (an index)."""
 
@@ -25,7 +24,7 @@ def html_to_text(html: str) -> str:
     >>> html_to_text('<main><p>Area <script type="math/tex">a^2</script>.</p></main>')
     'Area \\(a^2\\).'
     """
-    if any(prefix in html for prefix in NAMESPACED):
+    if ":math" in html:
         html = math_dom.MATHML_PREFIX.sub(r"\1", html)
     classes = math_dom.class_names(html)
     text = _text(html, classes, without_boilerplate=True)
@@ -40,16 +39,17 @@ def _text(html: str, classes: set[str], without_boilerplate: bool) -> str:
     math_dom.rewrite(tree, math_dom.signs(html, classes))
     if without_boilerplate:
         boilerplate.remove(tree, html, classes)
-    text = _write(tree)
+    skipped = [f".{name}" for name in boilerplate.ANCHORS & classes] or None
+    text = _write(tree, skipped)
     if rules := math_text.rules(text, html):
         if tree.body and _protect_code(tree):
-            text = _write(tree)
+            text = _write(tree, skipped)
         text = math_text.delimit(text, rules)
     return math_text.with_scripts(text).strip()
 
 
-def _write(tree: HTMLTree) -> str:
-    return extract_plain_text(tree, preserve_formatting=True, main_content=False, alt_texts=False)
+def _write(tree: HTMLTree, skipped: list[str] | None) -> str:
+    return extract_plain_text(tree, preserve_formatting=True, main_content=False, alt_texts=False, skip_elements=skipped)
 
 
 def _protect_code(tree: HTMLTree) -> bool:

@@ -24,11 +24,10 @@ RENDERED = ("MathJax_Preview", "MathJax_Display", "MathJax", "MathJax_SVG", "Mat
 SOURCES = ("katex-error", "wp-katex-eq", "math", "math-tex", "tex", "latex", "ql-formula", "asciimath", "AM", "texerror", "js-render-math")
 """Classes of elements whose text is the source."""
 CLASSES = ("mwe-math-element", "katex-display", "katex", "texhtml", "formula", *RENDERED, *SOURCES)
-TAGS = {"<math": "math", "<mjx-c": "mjx-container", "<img": "img", "<sup": "sup", "<sub": "sub", "math/": 'script[type^="math/"]',
-        "<tex": "tex, tex-math", "<latex": "latex", "<x-tex": "x-tex", "<amp-mathml": "amp-mathml", "<math-field": "math-field",
-        "<mathjax": "mathjax"}  # fmt: skip
+TAGS = {"<math": "math, math-field, mathjax", "<mjx-c": "mjx-container", "<img": "img", "<su": "sup, sub", "tex>": "tex, latex, tex-math",
+        "math/": 'script[type^="math/"]'}  # fmt: skip
 """What the source of a page contains → the elements to look for."""
-CLASS = re.compile(r"class=[\"']?([^\"'>]*)")
+CLASS, QUOTED_CLASS = re.compile(r"class=[\"']?([^\"'>]*)"), re.compile(r'class="([^"]*)"')
 DATA_NAME = re.compile(r"(data-[a-z-]+)=")
 TEX_ENCODINGS = ("application/x-tex", "tex", "latex", "application/x-latex", "text/x-tex")
 DELIMITED = re.compile(r"\\\(|\\\[|\$|\\begin\{|`")
@@ -42,7 +41,8 @@ PLAIN_SUPERSCRIPT = re.compile(r"\s*(?:st|nd|rd|th|er|re|e|ème|eme|o|a|ª|º|tm
 
 def class_names(html: str) -> set[str]:
     """Every class that the source of a page names."""
-    return set(" ".join(set(CLASS.findall(html))).split())
+    pattern = QUOTED_CLASS if 'class="' in html else CLASS  # twice as fast
+    return set(" ".join(set(pattern.findall(html))).split())
 
 
 def signs(html: str, classes: set[str]) -> list[str]:
@@ -183,7 +183,7 @@ def _image(node: Any) -> str | None:
 
 
 def _element(node: Any) -> str | None:
-    """`<tex>`, `<amp-mathml data-formula>`, `<math-field>` and their like."""
+    """`<tex>`, `<latex>`, `<math-field>` and their like."""
     source = math_source.of_attributes(node) or node.getattr("value") or node.text or ""
     return math_source.delimited(source, _is_display(node)) if source.strip() and not node.query_selector("math, script") else None
 
@@ -257,5 +257,5 @@ def _equation_row(row: Any) -> None:
 
 BY_TAG: dict[str, Callable[[Any], str | None]] = {
     "script": _script, "math": _mathml, "mjx-container": _container, "img": _image, "sup": _sup_or_sub, "sub": _sup_or_sub,
-    "tr": _equation_row, **dict.fromkeys(("tex", "latex", "tex-math", "x-tex", "amp-mathml", "math-field", "mathjax"), _element),
+    "tr": _equation_row, **dict.fromkeys(("tex", "latex", "tex-math", "math-field", "mathjax"), _element),
 }  # fmt: skip

@@ -86,11 +86,11 @@ def of_image(node: Any) -> str:
         return source
     address = next(filter(None, (node.getattr(name) for name in ("data-src", "data-lazy-src", "data-original", "src"))), "")
     alternative = (node.getattr("alt") or node.getattr("title") or "").strip()
-    if source := of_address(address):
+    if any(mark in address for mark in "?\\%") and (source := of_address(address)):
         return source
     if not alternative or alternative.lower() in FLAGS:
         return ""
-    if SERVICES.search(address) or MATH_CLASS.search(node.class_name or ""):
+    if MATH_CLASS.search(node.class_name or "") or SERVICES.search(address[:300]):
         return alternative if LOOKS_TEX.search(alternative) or len(alternative) <= 8 else ""
     return alternative if COMMAND.search(alternative) and ":\\" not in alternative else ""
 
@@ -101,8 +101,10 @@ def of_address(address: str) -> str:
     >>> of_address("https://latex.codecogs.com/gif.latex?%5Cinline%20%5Cfrac%7Ba%7D%7Bb%7D&space;+c")
     '\\frac{a}{b} +c'
     """
+    if address.startswith("data:"):
+        return ""
     is_service, has_tex = bool(SERVICES.search(address)), "%5c" in address.lower() or "\\" in address
-    if not (is_service or has_tex) or address.startswith("data:"):
+    if not (is_service or has_tex):
         return ""
     _, _, query = address.partition("?")
     if parameter := PARAMETER.search(query):

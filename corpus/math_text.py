@@ -17,6 +17,7 @@ CODE_OPEN, CODE_CLOSE = "\ue000", "\ue001"
 CODE = re.compile(f"({CODE_OPEN}[^{CODE_OPEN}]*{CODE_CLOSE})")
 TAGGED = re.compile(r"\[(i?tex|latex|i?math|dmath|eqn?)(=inline)?\](.{1,4000}?)\[/\1\]|\[;(.{1,1000}?);\]|\$latex\s([^$]{1,1000})\$",
                     re.DOTALL | re.IGNORECASE)  # fmt: skip
+TAGGED_MARKS = ("[/", ";]", "$latex")
 DISPLAY_TAGS = ("tex", "dmath", "eqn", "eq")
 ENVIRONMENT = re.compile(
     r"\$\$.*?\$\$|\\\[.*?\\\]|\\\(.*?\\\)|(?<![\\$])\$[^$\n]{1,400}\$|"
@@ -27,7 +28,8 @@ PAIR = re.compile(r"\[\s*([\"'])((?:\\.|(?!\1).)+)\1\s*,\s*([\"'])((?:\\.|(?!\3)
 CONFIGURED = re.compile(r"\b(inlineMath|displayMath)[\"']?\s*:\s*\[((?:[^\[\]\"']|\[|\]|\"(?:\\.|[^\"])*\"|'(?:\\.|[^'])*')*?\])\s*\]")
 ASCII_CONFIGURED = re.compile(r"asciimath2jax\s*:\s*\{.*?delimiters\s*:\s*\[(.*?\])\s*\]", re.DOTALL)
 STANDARD = {"$", "$$", r"\(", r"\[", "[tex]", "[itex]", "[math]", "[latex]", "`"}
-DECLARES_ASCIIMATH = re.compile(r"ascii-?math|[-_]AM_|AM_(?:CHTML|HTMLorMML|SVG)", re.IGNORECASE)
+DECLARES_ASCIIMATH = ("sciiMath", "sciimath", "SCIIMath", "SCIIMATH", "=AM_", "-AM_")
+"""In the name of a script, of a MathJax configuration, or in a page's own configuration."""
 BACKTICKS = re.compile(r"(?<![`\\])`([^`\n]{1,500})`(?!`)")
 LONELY = re.compile(
     r"([A-Za-z]{0,3}\([\w+*/=., -]{1,30}\)|[A-Za-z0-9\u0370-\u03ff\u2100-\u214f]*)"
@@ -43,9 +45,9 @@ Rule = tuple[re.Pattern[str], Callable[[re.Match[str]], str]]
 def rules(text: str, html: str) -> list[Rule]:
     """What to replace in the text of a page (`html` for what the page declares); mostly nothing."""
     found: list[Rule] = []
-    if "]" in text and TAGGED.search(text) or "$latex" in text:
+    if any(mark in text for mark in TAGGED_MARKS) and TAGGED.search(text):
         found.append((TAGGED, _tagged))
-    if "inlineMath" in html or "displayMath" in html:
+    if "lineMath" in html:
         found += [(pattern, functools.partial(_plain, display)) for pattern, display in _configured(html)]
     if "##" in text and "physicsforums" in html:
         found.append((_between("##", "##"), functools.partial(_plain, False)))
@@ -53,7 +55,7 @@ def rules(text: str, html: str) -> list[Rule]:
         found.append((ENVIRONMENT, _environment))
     if "asciimath2jax" in html:
         found += [(_between(*pair), _ascii) for pair in _pairs(ASCII_CONFIGURED.findall(html)) if pair[0] != "`"]
-    if "`" in text and DECLARES_ASCIIMATH.search(html):
+    if "`" in text and any(mark in html for mark in DECLARES_ASCIIMATH):
         found.append((BACKTICKS, _ascii))
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import importlib
 import json
 import os
 import signal
@@ -104,6 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     gc = add("gc", _gc, "list artifacts that the current plan does not refer to")
     gc.add_argument("--yes", action="store_true", help="remove them")
     add("ui", _ui, "start the Luigi page and TensorBoard on this machine and list the links; Ctrl-C ends them")
+    extract = add("extract", _extract, "print the text of a web page, formulas as delimited LaTeX")
+    extract.add_argument("page", metavar="PAGE", help="an HTML file, - for standard input, or a WARC file with --url")
+    extract.add_argument("--url", help="which page of the WARC file")
     bench = add("bench", _bench, "measure the project against others; results in RUNS/bench/results.json")
     bench.add_argument("--only", metavar="NAME", help="one benchmark or all whose name begins so, for example corpus")
     return parser
@@ -249,6 +253,10 @@ def _ui(arguments: argparse.Namespace) -> None:
     plan = _make_plan(arguments)
     with contextlib.suppress(KeyboardInterrupt):  # the way to end it
         ui.serve(plan.root, report_file(plan))
+
+
+def _extract(arguments: argparse.Namespace) -> None:
+    print(importlib.import_module("mathpipe.corpus.extract_page").text_of(arguments.page, arguments.url))
 
 
 def _bench(arguments: argparse.Namespace) -> None:
