@@ -22,13 +22,13 @@ class PagesConfig:
     """Larger records are rejected, so that memory is bounded by one record of this size."""
     keep_links: bool = False
     """Whether hyperlinks between pages of the crawl are written to `links/`, for `grow.hyperlinks`."""
-    num_hashes: int = 125
+    num_hashes: int = 112
     """MinHash: hash functions per page (near-dedup method: not stated; we chose)."""
-    num_bands: int = 25
+    num_bands: int = 28
     """MinHash: bands; pages that share all hashes of one band are compared."""
     ngram_words: int = 3
     """MinHash: words per shingle; with 5 a sentence added to a short page already makes it another."""
-    min_similarity: float = 0.7
+    min_similarity: float = 0.65
     """Jaccard similarity, estimated from the hashes, from which a page counts as a near-duplicate of an earlier one."""
     runtime: Runtime = field(default_factory=Runtime)
 
