@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mathpipe.corpus.config import CorpusConfig
-from mathpipe.corpus.decontaminate import read_benchmarks
+from mathpipe.corpus.decontaminate import read_benchmarks, read_index
 from mathpipe.corpus.ngrams import BenchmarkText
 from mathpipe.pipeline.bench import Benchmark, Row, row
 
@@ -68,12 +68,12 @@ def mb_per_s() -> Row:
         command = [sys.executable, "-m", "mathpipe.eval.benchmarks", "--config", f"{folder}/config.toml", "--out", folder]
         subprocess.run(command, check=True, capture_output=True, env=os.environ | {"MATHPIPE_BENCHMARKS": str(DATA / "benchmarks")})
         began = time.process_time()
-        index = read_benchmarks(config, Path(folder))
+        index = read_index(config, Path(folder))
         loaded_s = time.process_time() - began
-    sets = Sets(index.texts, config.ngram_words, config.min_ngram_words)
+        sets = Sets(read_benchmarks(Path(folder)), config.ngram_words, config.min_ngram_words)
     texts = whole_pages()
     size = sum(len(text.encode()) for text in texts) / 1e6
-    print(f"{len(index.texts):,} benchmark texts indexed in {loaded_s:.1f} s of CPU; {len(texts):,} pages, {size:.1f} MB")
+    print(f"{len(index.sources):,} benchmark texts indexed in {loaded_s:.1f} s of CPU; {len(texts):,} pages, {size:.1f} MB")
 
     def rate(decide: Callable[[Sequence[str]], Sequence[object]]) -> float:
         began = time.process_time()

@@ -54,16 +54,20 @@ def run(config: CorpusConfig, inputs: CorpusInputs, out: Path) -> dict[str, Any]
 
 
 @functools.lru_cache(maxsize=1)
-def read_benchmarks(config: CorpusConfig, benchmarks: Path) -> Index:
+def read_index(config: CorpusConfig, benchmarks: Path) -> Index:
     """The index of all benchmark texts, made once in a process."""
-    columns = ["benchmark", "item", "text", "whole"]
-    texts = [BenchmarkText(*row.values()) for table in artifact.read_columns(benchmarks, columns) for row in table.to_pylist()]
-    return Index(texts, config.ngram_words, config.min_ngram_words, config.gram, config.min_spelled_words)
+    return Index(read_benchmarks(benchmarks), config.ngram_words, config.min_ngram_words, config.gram, config.min_spelled_words)
+
+
+def read_benchmarks(benchmarks: Path) -> list[BenchmarkText]:
+    """The texts of a benchmarks artifact."""
+    columns = [table.to_pydict().values() for table in artifact.read_columns(benchmarks, ["benchmark", "item", "text", "whole"])]
+    return [BenchmarkText(*row) for table in columns for row in zip(*table, strict=True)]
 
 
 def clean_file(config: CorpusConfig, file: Path, selected: Path, benchmarks: Path, out: Path) -> str:
     """Selected pages of one file of pages, divided into `rejects/` (complete first) and `data/`; returns a status line."""
-    index = read_benchmarks(config, benchmarks)
+    index = read_index(config, benchmarks)
     with (
         artifact.parquet_writer(out / "data" / file.name, PAGE_SCHEMA) as data,
         artifact.parquet_writer(out / "rejects" / file.name, REJECT_SCHEMA) as dropped,

@@ -95,8 +95,11 @@ class Grams:
         """`word_of_length`: gram length → numbers of the first words."""
         self.probe, self.stride = probe, stride
         probe_W = gram_hashes(hash_W, probe)
-        firsts = np.concatenate([np.zeros(0, np.int64), *word_of_length.values()])
-        self.bloom = Bloom(np.concatenate([probe_W[firsts + offset] for offset in range(stride)]))
+        is_inside_W = np.zeros(len(probe_W), bool)
+        for word_G in word_of_length.values():
+            for offset in range(stride):
+                is_inside_W[word_G + offset] = True
+        self.bloom = Bloom(probe_W[is_inside_W])
         self.tables: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         for length, word_G in word_of_length.items():
             hash_G = _hashes_at(hash_W, length, word_G)
@@ -125,7 +128,7 @@ class Index:
 
     def __init__(self, texts: Sequence[BenchmarkText], n: int, shortest: int, gram: str = "words", min_spelled: int = 0) -> None:
         """`gram`: `words` or `characters`; `min_spelled`: words of two or more letters that a gram must hold to be one."""
-        self.texts, self.gram = texts, gram
+        self.sources, self.gram = [(text.benchmark, text.item) for text in texts], gram
         self.words = Words([text.text for text in texts], gram)
         hash_W = self.words.hashes()
         first_T = np.array(self.words.first, np.int64)
@@ -162,7 +165,7 @@ class Index:
                 continue
             run, seen = page.run(word, length), set()
             for place in places.tolist():
-                benchmark, item, *_ = self.texts[self.words.text_of(place)]
+                benchmark, item = self.sources[self.words.text_of(place)]
                 if benchmark not in seen and self.words.run(place, length) == run:
                     seen.add(benchmark)
                     yield number, Match(benchmark, item, " ".join(run), word - page.first[number], length)
