@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -9,10 +10,12 @@ import sys
 import time
 from pathlib import Path
 
-from corpus_artifacts import digests, needs_shared, rows
+import pytest
+from corpus_artifacts import digests, folder, needs_shared, rows
 
-from mathpipe.corpus import warc
-from mathpipe.corpus.config import PagesConfig
+from mathpipe.corpus import pages, warc
+from mathpipe.corpus.config import PagesConfig, PagesInputs
+from mathpipe.corpus.warc import Record
 from mathpipe.pipeline import artifact
 
 
@@ -49,3 +52,35 @@ def test_a_killed_pages_stage_ends_byte_identical(small_crawl: Path, small_pages
     assert again.returncode == 0 and artifact.is_complete(out), output
     assert "extracting  0/3 archives" not in output, "the finished archive is not read again"
     assert digests(out, "data", "rejects", "labels") == digests(small_pages, "data", "rejects", "labels")
+
+
+def test_links_name_the_pages_of_the_crawl_that_kept_pages_point_to(tmp_path: Path) -> None:
+    from warcio.statusandheaders import StatusAndHeaders
+    from warcio.warcwriter import WARCWriter
+
+    html = {
+        "http://a.org/1": "<a href='2#top'>two</a> <a href='http://www.b.org/?utm_source=x'>b</a> <a href='/1'>here</a>",
+        "http://a.org/2": "<a href='http://far.org/'>far</a> <a href='mailto:x@a.org'>mail</a>",
+        "http://b.org/": "<a href='http://a.org/1'>one</a> <a href='http://a.org/1?'>one</a>",
+        "http://b.org/index.html": "<a href='http://a.org/1'>one</a>",  # the URL of b.org/: its links go with it
+    }
+    crawl, out = folder(tmp_path, "crawl"), folder(tmp_path, "out")
+    with (crawl / "a.warc.gz").open("wb") as file:
+        writer = WARCWriter(file, gzip=True)
+        for number, (url, links) in enumerate(html.items()):
+            words = " ".join(f"word{number}of{i}" for i in range(60))
+            body = io.BytesIO(f"<html><body><p>{words}</p><p>{links}</p></body></html>".encode())
+            status = StatusAndHeaders("200 OK", [("Content-Type", "text/html; charset=utf-8")], protocol="HTTP/1.1")
+            writer.write_record(writer.create_warc_record(url, "response", body, http_headers=status))
+    artifact.write_json(crawl / "archives.json", [str(crawl / "a.warc.gz")])
+    facts = pages.run(PagesConfig(keep_links=True), PagesInputs(crawl), out)
+    assert facts["num_pages"] == 3 and facts["num_rejects"] == {"url duplicate": 1}
+    url_of = {row["id"]: row["url"] for row in rows(out)}
+    found = [(url_of[row["id"]], row["url"]) for row in rows(out, "links")]
+    assert found == [("http://a.org/1", "a.org/2"), ("http://a.org/1", "b.org/"), ("http://b.org/", "a.org/1")]
+
+
+def test_a_long_archive_is_written_in_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [Record(i, f"http://a.org/{i}", "x" * 30, "", "") for i in range(10)]
+    monkeypatch.setattr(pages, "BATCH_CHARS", 100)
+    assert [len(batch) for batch in pages.batches(iter(records))] == [4, 4, 2]
