@@ -204,23 +204,36 @@ def mean_and_stderr(values: Iterable[float]) -> tuple[float, float]:
     return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
 
 
+def wilson(score: float, n: int) -> tuple[float, float]:
+    """95 % interval of a share of `n` items (Wilson 1927): at a score of 0, where the standard error is 0 too, it is not empty.
+
+    >>> [round(end, 3) for end in wilson(0.0, 54)]
+    [0.0, 0.066]
+    """
+    z2 = 1.96**2 / n
+    middle, half = score + z2 / 2, math.sqrt(z2 * score * (1 - score) + z2**2 / 4)
+    return max(0.0, (middle - half) / (1 + z2)), min(1.0, (middle + half) / (1 + z2))
+
+
 def summarise(items: list[dict[str, Any]], stand_in: bool) -> dict[str, Any]:
-    """One result: score over items (micro), its standard error, the mean over groups (macro), shots used, reasons."""
+    """One result: score over items (micro), its standard error and interval, the mean over groups (macro), shots used, reasons."""
     suite = items[0]["suite"]
     score, stderr = mean_and_stderr(float(item["reason"] == "correct") for item in items)
     groups: dict[str, list[float]] = {}
     for item in items:
         groups.setdefault(item["group"], []).append(float(item["reason"] == "correct"))
     result = {
-        "model": items[0]["model"], "suite": suite, "score": score, "stderr": stderr, "n": len(items), "stand_in": stand_in,
+        "model": items[0]["model"], "suite": suite, "score": score, "stderr": stderr, "interval": wilson(score, len(items)),
+        "n": len(items), "stand_in": stand_in,
         "macro": sum(sum(values) / len(values) for values in groups.values()) / len(groups), "groups": len(groups),
         "shots": {str(shots): count for shots, count in sorted(Counter(item["num_shots"] for item in items).items())},
         "reasons": dict(sorted(Counter(item["reason"] for item in items).items())),
     }  # fmt: skip
     if suite == "mmlu":
         result["chance"] = mmlu.CHANCE
-        if abs(score - mmlu.CHANCE) <= 2 * stderr:
-            result["note"] = "at chance: within two standard errors of 25 %"
+        low, high = result["interval"]
+        if low <= mmlu.CHANCE <= high:
+            result["note"] = "at chance: 25 % lies in the 95 % interval"
     return result
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mathpipe.eval.config import ReportConfig
 from mathpipe.eval.markup import Raw, figures, folded, number, percent, plot, table, tag
 from mathpipe.eval.published import CORPUS, ROUND_4_OVERLAP
-from mathpipe.eval.report_source import Entry, Source, require, sample
-from mathpipe.pipeline.artifact import ContractError, read_columns
+from mathpipe.eval.report_source import Entry, Source, require
+from mathpipe.pipeline.artifact import ContractError, parquet_files
 
 MAX_EXCERPT_CHARS = 1200
 NUM_DOMAINS = 15
@@ -159,8 +160,9 @@ def decontamination(source: Source) -> str:
         f"<p>{number(removed)} of {number(removed + kept)} selected pages carried a benchmark text and were removed: a 10-gram that "
         f"occurs in a benchmark, or a whole benchmark text of 3 to 9 grams. Benchmarks: {require(source['benchmarks'], 'source')}.</p>"
     )
+    columns = ["url", "benchmark", "item", "gram"]
     files = sorted((entry.path / "rejects").glob("*.parquet"))
-    rejects = [row for file in files for row in pq.read_table(file).to_pylist()][:NUM_REJECTS]
+    rejects = list(islice((row for file in files for row in pq.read_table(file, columns=columns).to_pylist()), NUM_REJECTS))
     examples = [[row["url"], row["benchmark"], row["item"], row["gram"]] for row in rejects]
     shown = f"<h3>Examples</h3>{table(['page', 'benchmark', 'item', 'gram'], examples, wide=[0, 3])}" if examples else ""
     return intro + (table(["benchmark", "texts", "matches"], body) if body else "") + shown
@@ -202,9 +204,13 @@ def signed(value: float) -> str:
 
 
 def samples(source: Source, config: ReportConfig) -> str:
-    """Pages of the corpus, drawn at random."""
-    rows = pa.concat_tables(read_columns(source["corpus"].path, ["url", "text", "score"])).to_pylist()
-    drawn = sample(rows, config.num_samples, f"{config.seed} pages")
+    """Pages of the corpus, drawn at random from at most `num_samples` of its files, one file in memory at a time."""
+    rng, files = random.Random(config.seed), parquet_files(source["corpus"].path)
+    drawn: list[dict[str, Any]] = []
+    for file in rng.sample(files, min(config.num_samples, len(files))):
+        rows = pq.read_table(file, columns=["url", "text", "score"])
+        wanted = min(-(-config.num_samples // len(files)), config.num_samples - len(drawn), len(rows))
+        drawn += rows.take(rng.sample(range(len(rows)), wanted)).to_pylist()
     return "".join(folded(f"{row['url']} · P(math) {row['score']:.3f}", excerpt(row["text"])) for row in drawn)
 
 

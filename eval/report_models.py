@@ -88,16 +88,16 @@ def evaluation(source: Source, config: ReportConfig) -> str:
     entry = source["evaluate"]
     results = require(entry, "results")
     for result in results:
-        missing = {"model", "suite", "score", "stderr", "n", "stand_in"} - set(result)
+        missing = {"model", "suite", "score", "interval", "n", "stand_in"} - set(result)
         if missing:
             raise ContractError(f"{entry.path / 'manifest.json'}: a result without {', '.join(sorted(missing))}; run stage evaluate again")
     body = [_result_row(result) for suite in SUITES for result in results if result["suite"] == suite]
-    head = ["suite", "model", "ours", "± SE", "items", "shots", "paper", "note"]
+    head = ["suite", "model", "ours", "95 % interval", "items", "shots", "paper", "note"]
     chance = [f"{result['model']} {percent(result['score'])}" for result in results if "at chance" in result.get("note", "")]
-    at_chance = f"<p><b>At chance on MMLU</b> (25 %, within two standard errors): {', '.join(chance)}.</p>" if chance else ""
+    at_chance = f"<p><b>At chance on MMLU</b> (25 % lies in the interval): {', '.join(chance)}.</p>" if chance else ""
     how = (
         f"Benchmarks: {entry.manifest.get('benchmarks_source', '?')}. Generation: {entry.manifest.get('engine', '?')}, greedy. "
-        f"Per cent of items; SE is one standard error over items. Paper: {', '.join(name for name, _ in MODELS.values())}; "
+        f"Per cent of items; the interval is Wilson’s, over items. Paper: {', '.join(name for name, _ in MODELS.values())}; "
         "it gives MMLU and BBH for the base model only."
     )
     return f'<p class="soft">{how}</p>' + table(head, body) + at_chance + _items(source, config)
@@ -112,8 +112,9 @@ def _result_row(result: dict[str, Any]) -> list[Any]:
     shots = result.get("shots", {})
     used = ", ".join(f"{count} × {k}" for k, count in sorted(shots.items(), reverse=True)) if len(shots) > 1 else next(iter(shots), "–")
     score = f"{100 * result['score']:.1f}"
+    low, high = result["interval"]
     note = result.get("note", "").partition(":")[0]
-    return [name, model, score, f"{100 * result['stderr']:.1f}", result["n"], used, published, note]
+    return [name, model, score, f"{100 * low:.1f} – {100 * high:.1f}", result["n"], used, published, note]
 
 
 def _items(source: Source, config: ReportConfig) -> str:

@@ -218,6 +218,14 @@ def test_summary_says_when_a_score_is_chance() -> None:
     assert "note" not in evaluate.summarise(items(60, 100), stand_in=False)
 
 
+def test_a_score_of_zero_has_an_interval() -> None:
+    """By hand, 0 of 10: z² / (10 + z²) with z = 1.96; 5 of 10 is symmetric about one half."""
+    assert evaluate.wilson(0.0, 10) == (0.0, pytest.approx(3.8416 / 13.8416))
+    low, high = evaluate.wilson(0.5, 10)
+    assert low == pytest.approx(1 - high) and low == pytest.approx(0.2366, abs=1e-4)
+    assert evaluate.wilson(1.0, 10)[1] == 1.0
+
+
 @pytest.mark.parametrize(
     "values",
     [{"suites": ("mmlu", "gsm8k")}, {"engine": "llama.cpp"}, {"mmlu_shots": 6}, {"bbh_max_new_tokens": 4096}, {"held_out_limit": -1}],

@@ -105,9 +105,10 @@ def chain(tmp_path: Path) -> report.ReportInputs:
         write_parquet(paths["grpo"] / "completions" / f"step-{step:05d}-0.parquet", pa.Table.from_pylist([completion] * 9))
     scores: dict[str, tuple[float, ...]] = {"base": (0.251, 0.012, 0.0), "sft": (0.243, 0.0, 0.552), "grpo": (0.262, 0.013, 0.634)}
     results: list[dict[str, Any]] = [
-        {"model": model, "suite": suite, "score": score, "stderr": 0.021, "n": 320, "stand_in": suite == "mmlu"}
+        {"model": model, "suite": suite, "score": score, "interval": [max(0.0, score - 0.04), score + 0.05], "n": 320}
+        | {"stand_in": suite == "mmlu"}
         | {"shots": {"5": 300, "4": 20}}
-        | ({"note": "at chance: within two standard errors of 25 %", "chance": 0.25} if suite == "mmlu" else {})
+        | ({"note": "at chance: 25 % lies in the 95 % interval", "chance": 0.25} if suite == "mmlu" else {})
         for model, values in scores.items()
         for suite, score in zip(("mmlu", "bbh", "held_out"), values, strict=True)
     ]  # fmt: skip
@@ -152,7 +153,7 @@ def test_the_page_stands_alone_and_says_what_the_artifacts_say(chain: report.Rep
     assert links.fetched == [] and "<script" not in text and "@import" not in text
     assert links.anchors == links.ids and len(links.ids) == facts["num_sections"] == 13
     assert text.count("<svg") >= 13
-    told = ("41.2 %", "58.3 %", "+17.1", "4.0e-04", "5,563", "Stand-ins for MMLU", "59.5", "300 × 5, 20 × 4", "round1.domains")
+    told = ("41.2 %", "58.3 %", "+17.1", "4.0e-04", "5,563", "Stand-ins for MMLU", "59.5", "0.0 – 5.0", "300 × 5, 20 × 4", "round1.domains")
     told += (
         "near duplicate",
         "5.3 %",
