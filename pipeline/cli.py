@@ -118,7 +118,9 @@ def _make_plan(arguments: argparse.Namespace) -> Plan:
 
 
 def _targets(names: Iterable[str]) -> list[str]:
-    return [stages.find(name).name for name in names] or stages.default()
+    """The stages asked for, or the whole chain; `corpus` brings the last round's figures, which it does not read, with it."""
+    targets = [stages.find(name).name for name in names] or stages.default()
+    return [*stages.ROUNDS[-1:], *targets] if "corpus" in targets and stages.ROUNDS[-1] not in targets else targets
 
 
 def _run(arguments: argparse.Namespace) -> None:

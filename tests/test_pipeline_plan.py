@@ -221,3 +221,10 @@ def test_closing_tables_show_what_the_rounds_and_volumes_measured(tmp_path):
     assert [line.split() for line in rounds] == [["round", "pages", "overlap"], ["1", "1,000", "–"], ["2", "2,000", "0.625"]]
     assert "1.5000" in tables.closing(made, ["volumes"]) and "volume 2" in tables.closing(made, ["volumes"])
     assert tables.closing(made, ["sft"]) == ""
+
+
+def test_asking_for_the_corpus_takes_the_figures_of_every_round():
+    from mathpipe.pipeline import cli
+
+    assert cli._targets(["corpus"]) == ["round4", "corpus"] and cli._targets(["pages"]) == ["pages"]
+    assert cli._targets([]) == stages.default()
