@@ -94,8 +94,8 @@ def run_jobs(
                 for number, status in _query(function, left, attempts, runtime):
                     del left[number]
                     progress.advance(1, status)
-            except RuntimeError as error:  # natively daft raises it when a worker has died
-                if isinstance(error, WorkerDied) or runtime.cluster != "native":
+            except (RuntimeError, ConnectionError) as error:  # natively daft raises one of them when a worker has died
+                if isinstance(error, WorkerDied) or "failed with traceback" in str(error) or runtime.cluster != "native":
                     raise
                 _end_workers()
                 log.logger().warning("a worker died (%s); %d %s are repeated", str(error).split("\n")[0], len(left), unit)

@@ -46,6 +46,12 @@ def test_an_error_of_the_input_ends_the_stage_as_it_is(tmp_path: Path) -> None:
         engine.run_jobs(engine_jobs.job, [(0, tmp_path, 0, "page.warc: broken")], Runtime(), tmp_path)
 
 
+def test_a_bug_in_a_job_is_shown_and_not_repeated(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"engine_jobs.py(.|\n)*KeyError: 'bug'"):
+        engine.run_jobs(engine_jobs.job, [(0, tmp_path, 0, "bug")], Runtime(), tmp_path)
+    assert (tmp_path / "0.begun").stat().st_size == 1
+
+
 def test_no_job_starts_no_worker(tmp_path: Path) -> None:
     engine.run_jobs(engine_jobs.job, [], Runtime(), tmp_path)
     assert not (tmp_path / ".attempts").exists()
