@@ -18,7 +18,7 @@ from mathpipe.pipeline.artifact import ContractError, parquet_files
 
 MAX_EXCERPT_CHARS = 1200
 NUM_DOMAINS = 15
-NUM_PREFIXES = 4
+NUM_PREFIXES = 3
 NUM_REJECTS = 8
 Columns = Sequence[tuple[str, str, Callable[[Any], Any]]]
 """Head, key, how a value is shown."""
@@ -29,12 +29,14 @@ def plain(value: Any) -> Any:
     return value
 
 
-ROUND_COLUMNS: Columns = (
+COLLECTED: Columns = (
     ("round", "round", plain), ("pages", "pages", plain), ("tokens", "tokens", plain), ("recall", "recall", percent),
-    ("precision", "precision", percent), ("overlap with the round before", "overlap", percent), ("F1", "held_out_f1", plain),
+    ("precision", "precision", percent), ("overlap with the round before", "overlap", percent),
+)  # fmt: skip
+SEEDS: Columns = (
+    ("round", "round", plain), ("positives", "num_positives", plain), ("negatives", "num_negatives", plain), ("F1", "held_out_f1", plain),
     ("F1 out of domain", "out_of_domain_f1", plain), ("domains", "domains", plain), ("math domains", "math_domains", plain),
-    ("math prefixes", "math_prefixes", plain), ("positives", "num_positives", plain), ("negatives", "num_negatives", plain),
-    ("new seeds", "new_seeds", plain), ("seeds", "seeds", plain),
+    ("math prefixes", "math_prefixes", plain), ("new seeds", "new_seeds", plain), ("seeds", "seeds", plain),
 )  # fmt: skip
 
 
@@ -94,7 +96,10 @@ def rounds(source: Source) -> str:
     seeds = {"seeds": (numbers, [line.get("seeds", 0) for line in lines])}
     parts = [plot("Pages collected", growth, "round", bars=True), plot("Seeds for the next round", seeds, "round", bars=True)]
     parts += [plot("Recall, precision and overlap, %", curves, "round", "%")] if curves else []  # type: ignore[arg-type]
-    return f'{known_columns(ROUND_COLUMNS, lines)}<p class="soft">{paper}</p>{figures(parts)}'
+    tables = (
+        f'{known_columns(COLLECTED, lines)}<p class="soft">{paper}</p><h3>Classifier, domains and seeds</h3>{known_columns(SEEDS, lines)}'
+    )
+    return tables + figures(parts)
 
 
 def domains(source: Source) -> str:
@@ -122,10 +127,10 @@ def domains(source: Source) -> str:
 
 
 def verdicts(decisions: Sequence[dict[str, str]]) -> str:
-    """`math: a.org/x/ (12 of 12 pages collected); not math: …` of a domain."""
+    """The decisions on a domain's prefixes: `math: /x/, /y/ and 3 more; not math: /`."""
     parts = []
     for kind, words in (("math", "math"), ("not_math", "not math")):
-        of_kind = [f"{d['prefix']} ({d['reason']})" for d in decisions if d["decision"] == kind]
+        of_kind = ["/" + d["prefix"].partition("/")[2] for d in decisions if d["decision"] == kind]
         more = f" and {len(of_kind) - NUM_PREFIXES} more" if len(of_kind) > NUM_PREFIXES else ""
         if of_kind:
             parts.append(f"{words}: {', '.join(of_kind[:NUM_PREFIXES])}{more}")
@@ -158,7 +163,7 @@ def decontamination(source: Source) -> str:
     body = [[f"{name} (stand-in)" if name in stand_ins else name, texts.get(name), hits.get(name, 0)] for name in names]
     intro = (
         f"<p>{number(removed)} of {number(removed + kept)} selected pages carried a benchmark text and were removed: a 10-gram that "
-        f"occurs in a benchmark, or a whole benchmark text of 3 to 9 grams. Benchmarks: {require(source['benchmarks'], 'source')}.</p>"
+        f"occurs in a benchmark, or a whole benchmark question of 3 to 9 grams. Benchmarks: {require(source['benchmarks'], 'source')}.</p>"
     )
     columns = ["url", "benchmark", "item", "gram"]
     files = sorted((entry.path / "rejects").glob("*.parquet"))

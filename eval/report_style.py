@@ -33,7 +33,7 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 tr:last-child td{border-bottom:0}
 th{color:var(--soft);font-weight:600;font-size:13px}
 td.wide{white-space:normal;min-width:260px;overflow-wrap:anywhere}
-.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(380px,100%),1fr));gap:14px;margin:14px 0}
+.figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(380px,100%),1fr));gap:14px;margin:14px 0}
 figure{margin:0;background:var(--card);border:1px solid var(--line);border-radius:12px;padding:12px 14px}
 figcaption{font-size:14px;margin-bottom:4px}
 figure svg{display:block;width:100%;height:auto}
