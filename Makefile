@@ -13,7 +13,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  PROFILE=tiny|small|paper and ARGS='--set grpo.group_size=16' go with every stage; .venv/bin/mathpipe --help has the rest"
+	@echo "  PROFILE=tiny|manuals|small|paper and ARGS='--set grpo.group_size=16' go with every stage; .venv/bin/mathpipe --help has the rest"
 
 setup: $(READY)  ## build .venv from constraints.txt and check every engine (5 to 10 minutes, 3.5 GB)
 

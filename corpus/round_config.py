@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,24 +14,40 @@ MIN_MODEL_BYTES = 32 * 2**20
 largest mmap threshold) that is fresh, zeroed memory; below, a run may meet old values: other models, or "Encountered NaN"."""
 
 
+NEGATIVES = ("random", "uncollected", "outside_domains")
+TEXT_FORMS = ("punctuation", "words")
+DOMAINS = ("host", "registered_domain")
+ANNOTATORS = ("policy", "file", "queue")
+
+
 @dataclass(frozen=True)
 class ClassifierConfig:
     """fastText classifier; the hyper-parameters are section 2.1's."""
 
     SECTION: ClassVar[str] = "classifier"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     seed_path: str = ""
-    """Round 1's positives: a parquet or JSONL file with a `text` column (OpenWebMath in section 2.1); empty: `seed_hosts`."""
+    """Round 1's positives: parquet or JSONL files (plain, .gz, .zst, .bz2), one or a glob, local or any fsspec address."""
+    seed_dataset: str = ""
+    """Or a data set of the hub, or a folder of one, as NAME or NAME:SUBSET: its split `train` is streamed."""
+    seed_column: str = "text"
+    """Column of `seed_path` or `seed_dataset` that holds the text; hosts are taken from a column `url` where there is one."""
     seed_hosts: tuple[str, ...] = ("docs.sympy.example", "docs.networkx.example")
-    """Round 1's positives without `seed_path`: a random share of these hosts' pages."""
+    """Round 1's positives without these: random pages of these hosts."""
     num_seeds: int = 500_000
     """Positives of round 1 (section 2.1)."""
     negatives: str = "random"
-    """`random`: any crawl page but the positives (section 2.1); `uncollected`: nor what the round before collected, for small
-    crawls in which mathematics is no rarity."""
+    """`random`: any crawl page but the seeds (section 2.1). For small crawls in which mathematics is no rarity: `uncollected`:
+    nor what the round before collected; `outside_domains`: nor on a host of a domain that the round before called math-related."""
     negatives_per_positive: float = 1.0
     """Random crawl pages per positive (section 2.1: 500,000 each)."""
+    max_positives_per_host: int = 0
+    """At most so many positives of one host of the crawl are learnt from, so that no site is the class; 0: no limit."""
+    max_negatives_per_host: int = 0
+    """The same for negatives."""
+    text: str = "punctuation"
+    """What the classifier sees of a page: `punctuation`: lower case, punctuation apart; `words`: letters and LaTeX commands only."""
     dim: int = 256
     """Section 2.1."""
     lr: float = 0.1
@@ -47,16 +64,25 @@ class ClassifierConfig:
     """Words of a page that the classifier reads; not stated; we chose."""
     held_out_frac: float = 0.1
     """Share of the examples kept from training for the F1 in the manifest; not stated; we chose."""
+    held_out_hosts_frac: float = 0.1
+    """Share of the hosts that a second classifier is trained without, for the out-of-domain F1; 0: none; not stated; we chose."""
     seed: int = 0
-    """Draws seeds, negatives and the held-out share."""
+    """Draws seeds, negatives and what is held out."""
 
     def __post_init__(self) -> None:
-        if self.negatives not in ("random", "uncollected"):
-            raise ValueError(f"negatives must be 'random' or 'uncollected', found {self.negatives!r}")
-        if not self.seed_path and not self.seed_hosts:
-            raise ValueError("give seed_path or seed_hosts")
-        if not 0 <= self.held_out_frac < 1:
-            raise ValueError(f"held_out_frac must be in [0, 1), found {self.held_out_frac}")
+        for name, known in (("negatives", NEGATIVES), ("text", TEXT_FORMS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}; found {getattr(self, name)!r}")
+        if self.seed_path and self.seed_dataset:
+            raise ValueError("give seed_path or seed_dataset, not both")
+        if not self.seed_path and not self.seed_dataset and not self.seed_hosts:
+            raise ValueError("give seed_path, seed_dataset or seed_hosts")
+        for name in ("held_out_frac", "held_out_hosts_frac"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), found {getattr(self, name)}")
+        for name in ("max_positives_per_host", "max_negatives_per_host"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, found {getattr(self, name)}")
         if self.bucket * self.dim * 4 < MIN_MODEL_BYTES:
             raise ValueError(f"bucket × dim × 4 = {self.bucket * self.dim * 4} bytes, need at least {MIN_MODEL_BYTES}: raise bucket")
 
@@ -66,18 +92,20 @@ class ClassifierConfig:
         return f"at most {self.num_seeds:,} seeds and {negatives:,} negatives, model {self.bucket * self.dim * 4 / 1e9:.2g} GB"
 
     def require(self, runtime: Runtime) -> None:
-        """Refuse to start without the seed file, or without memory for the model."""
-        if self.seed_path and not Path(self.seed_path).is_file():
-            wanted = "put parquet or JSONL with a text column there, or set classifier.seed_path"
+        """Refuse to start without the seed files, or without memory for the model."""
+        if self.seed_path and "://" not in self.seed_path and not self._files():
+            wanted = "put parquet or JSONL with a text column there, or set classifier.seed_path or classifier.seed_dataset"
             raise ValueError(f"no seed pages at {self.seed_path}; {wanted}")
         needed = self.bucket * self.dim * 4
         if needed > memory_bytes():
             raise ValueError(f"needs {needed / 1e9:.0f} GB of memory for bucket × dim, found {memory_bytes() / 1e9:.0f} GB")
 
     def fingerprint(self) -> list[Any] | None:
-        """Size and time of `seed_path`."""
-        file = Path(self.seed_path)
-        return [file.stat().st_size, file.stat().st_mtime_ns] if self.seed_path and file.is_file() else None
+        """Size and time of the local files of `seed_path`."""
+        return [[file.stat().st_size, file.stat().st_mtime_ns] for file in self._files()] or None
+
+    def _files(self) -> list[Path]:
+        return [Path(file) for file in sorted(glob.glob(self.seed_path))]  # noqa: PTH207 (absolute too)
 
 
 @dataclass(frozen=True)
@@ -111,7 +139,7 @@ class SelectConfig:
     """Which pages are collected."""
 
     SECTION: ClassVar[str] = "select"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     top_tokens: tuple[int, ...] = (40_000_000_000, 89_000_000_000, 118_000_000_000, 120_000_000_000)
     """Most tokens collected, by round; the last value stands for all later rounds (rounds 1, 2, 4: sections 2.1 and 5.1;
@@ -130,10 +158,11 @@ class SelectConfig:
 
 @dataclass(frozen=True)
 class SelectInputs:
-    """What `select` reads."""
+    """What `select` reads; `previous` is the selection of the round before."""
 
     pages: Path
     scores: Path
+    previous: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -147,21 +176,34 @@ class VolumeInputs:
 
 @dataclass(frozen=True)
 class DomainsConfig:
-    """Which hosts are math-related."""
+    """Which domains are math-related."""
 
     SECTION: ClassVar[str] = "domains"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
+    by: str = "host"
+    """What a domain is ("the same base URL", section 2.1): a `host`, or a `registered_domain` with all its hosts, by the public
+    suffix list."""
     min_collected_frac: float = 0.1
-    """A host is math-related when *more* than this share of its pages was collected (section 2.1)."""
+    """A domain is math-related when *more* than this share of its pages was collected (section 2.1)."""
+    num_examples: int = 3
+    """Collected URLs that the table shows of a domain, best score first."""
+
+    def __post_init__(self) -> None:
+        if self.by not in DOMAINS:
+            raise ValueError(f"by must be one of {', '.join(DOMAINS)}; found {self.by!r}")
+        if not 0 <= self.min_collected_frac < 1:
+            raise ValueError(f"min_collected_frac must be in [0, 1), found {self.min_collected_frac}")
 
 
 @dataclass(frozen=True)
 class DomainsInputs:
-    """What `domains` reads."""
+    """What `domains` reads; `previous` are the domains of the round before."""
 
     pages: Path
+    scores: Path
     selected: Path
+    previous: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -172,9 +214,10 @@ class AnnotateConfig:
     VERSION: ClassVar[int] = 1
 
     source: str = "policy"
-    """`policy`: automatic, by the share of collected pages (people do it in section 2.1); `file`: decisions made elsewhere."""
+    """Who decides: people in section 2.1. `file`: decisions made elsewhere; `queue`: people, asked through `questions.jsonl`;
+    `policy`: automatic, by the share of collected pages."""
     file: str = ""
-    """source `file`: JSONL with prefix, decision (math, not_math), reason, who."""
+    """source `file` or `queue`: JSONL with prefix, decision (math, not_math), reason, who."""
     accept_frac: float = 0.5
     """policy: a prefix is math from this share of collected pages on; not stated; we chose."""
     reject_frac: float = 0.1
@@ -183,10 +226,10 @@ class AnnotateConfig:
     """policy: smaller prefixes are judged with their parent."""
 
     def __post_init__(self) -> None:
-        if self.source not in ("policy", "file"):
-            raise ValueError(f"source must be 'policy' or 'file', found {self.source!r}")
-        if self.source == "file" and not self.file:
-            raise ValueError("source 'file' needs file, a JSONL of decisions")
+        if self.source not in ANNOTATORS:
+            raise ValueError(f"source must be one of {', '.join(ANNOTATORS)}; found {self.source!r}")
+        if self.source != "policy" and not self.file:
+            raise ValueError(f"source {self.source!r} needs file, a JSONL of decisions")
         if not 0 <= self.reject_frac <= self.accept_frac <= 1:
             raise ValueError(f"need 0 <= reject_frac <= accept_frac <= 1, found {self.reject_frac} and {self.accept_frac}")
 
@@ -195,7 +238,7 @@ class AnnotateConfig:
         return "automatic policy" if self.source == "policy" else f"decisions from {self.file}"
 
     def fingerprint(self) -> list[Any] | None:
-        """Size and time of the decisions file."""
+        """Size and time of the decisions file; not of a queue's, which grows from round to round."""
         file = Path(self.file)
         return [file.stat().st_size, file.stat().st_mtime_ns] if self.source == "file" and file.is_file() else None
 
@@ -214,12 +257,22 @@ class GrowConfig:
     """How the seeds of the next round grow."""
 
     SECTION: ClassVar[str] = "grow"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     max_new_seeds: int = 0
     """At most this many new seeds per round, drawn at random; 0: all (section 2.1)."""
+    hyperlinks: bool = False
+    """Whether targets of the hyperlinks on pages under annotated prefixes are new seeds too; needs pages.keep_links."""
+    stop_at_overlap: float = 1.0
+    """From this overlap with the round before on (section 2.1: nearly 98 %) later rounds pass the result on; 1: they never do."""
     seed: int = 0
     """Draws the new seeds when there are more."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.stop_at_overlap <= 1:
+            raise ValueError(f"stop_at_overlap must be in (0, 1], found {self.stop_at_overlap}")
+        if self.max_new_seeds < 0:
+            raise ValueError(f"max_new_seeds must be at least 0, found {self.max_new_seeds}")
 
 
 @dataclass(frozen=True)

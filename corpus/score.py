@@ -22,19 +22,22 @@ BATCH_PAGES = 2_000
 def run(config: ScoreConfig, inputs: ScoreInputs, out: Path) -> dict[str, Any]:
     """Score each parquet file of the pages by a job; files that exist are kept."""
     trained = artifact.read_manifest(inputs.classifier)
+    if trained.get("stopped"):  # select passes on what the round before collected
+        return {"round": trained["round"], "num_pages": 0, "stopped": trained["stopped"]}
     files = artifact.parquet_files(inputs.pages)
     model, targets = inputs.classifier / "model.bin", [out / "data" / file.name for file in files]
-    jobs = [(model, file, target, trained["max_words"]) for file, target in zip(files, targets, strict=True) if not target.exists()]
+    form = trained["max_words"], trained["text"]
+    jobs = [(model, file, target, *form) for file, target in zip(files, targets, strict=True) if not target.exists()]
     engine.run_jobs(score_file, jobs, config.runtime, out, "files", "scoring", done=len(files) - len(jobs))
     return {"round": trained["round"], "num_pages": sum(pq.read_metadata(target).num_rows for target in targets)}
 
 
-def score_file(model_file: Path, file: Path, target: Path, max_words: int) -> str:
+def score_file(model_file: Path, file: Path, target: Path, max_words: int, form: str) -> str:
     """`id` and `score` of one file of pages; returns a status line."""
     model = load_model(model_file)
     with artifact.parquet_writer(target, SCHEMA) as writer:
         for batch in pq.ParquetFile(file).iter_batches(BATCH_PAGES, columns=["id", "text"]):
-            texts = [classifier_text(text, max_words) for text in batch["text"].to_pylist()]
+            texts = [classifier_text(text, max_words, form) for text in batch["text"].to_pylist()]
             writer.write_table(pa.table([batch["id"], probabilities(model, texts)], schema=SCHEMA))
     return file.name
 

@@ -72,7 +72,7 @@ def _fail(text: str, code: int) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--profile", help="tiny (default), small or paper; also the folder's name below --runs")
+    common.add_argument("--profile", help="tiny (default), manuals, small or paper; also the folder's name below --runs")
     common.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of your own instead of a profile's")
     text = "override one value, for example grpo.group_size=16; may be repeated"
     common.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE", help=text)

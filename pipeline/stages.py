@@ -44,16 +44,19 @@ class Stage:
 
 def _round(number: int) -> list[Stage]:
     r, corpus = f"round{number}", "mathpipe.corpus"
-    before = {"previous": f"round{number - 1}"} if number > 1 else {}
+    before, chosen_before, domains_before = (
+        {"previous": f"round{number - 1}{step}"} if number > 1 else {} for step in ("", ".select", ".domains")
+    )
     return [
         Stage(f"{r}.train", f"{corpus}.classifier", f"{corpus}.round_config:ClassifierConfig",
               "fastText classifier on the seeds", {"pages": "pages", **before}),
         Stage(f"{r}.score", f"{corpus}.score", f"{corpus}.round_config:ScoreConfig",
               "P(math) of every page", {"pages": "pages", "classifier": f"{r}.train"}),
         Stage(f"{r}.select", f"{corpus}.selection", f"{corpus}.round_config:SelectConfig",
-              "the highest-scoring pages, up to N tokens", {"pages": "pages", "scores": f"{r}.score"}),
+              "the highest-scoring pages, up to N tokens", {"pages": "pages", "scores": f"{r}.score", **chosen_before}),
         Stage(f"{r}.domains", f"{corpus}.domains", f"{corpus}.round_config:DomainsConfig",
-              "domains with more than 10 % of their pages collected", {"pages": "pages", "selected": f"{r}.select"}),
+              "domains with more than 10 % of their pages collected",
+              {"pages": "pages", "scores": f"{r}.score", "selected": f"{r}.select", **domains_before}),
         Stage(f"{r}.annotate", f"{corpus}.annotate", f"{corpus}.round_config:AnnotateConfig",
               "which URL prefixes of those domains are math",
               {"pages": "pages", "selected": f"{r}.select", "domains": f"{r}.domains"}),

@@ -1,4 +1,4 @@
-"""The three profiles are complete, they build, and every value of `paper` says where it comes from."""
+"""The profiles are complete, they build, and every value of `paper` says where it comes from."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_profile_writes_every_field_of_every_section(profile: str) -> None:
     assert found == wanted
 
 
-@pytest.mark.parametrize("profile", ["tiny", "small", "paper"])
+@pytest.mark.parametrize("profile", ["tiny", "manuals", "small", "paper"])
 def test_profile_builds(profile: str) -> None:
     found = tables(profile)
     runtime = build(Runtime, found.pop("runtime"), profile)
