@@ -35,8 +35,9 @@ COLLECTED: Columns = (
 )  # fmt: skip
 SEEDS: Columns = (
     ("round", "round", plain), ("positives", "num_positives", plain), ("negatives", "num_negatives", plain), ("F1", "held_out_f1", plain),
-    ("F1 out of domain", "out_of_domain_f1", plain), ("domains", "domains", plain), ("math domains", "math_domains", plain),
-    ("math prefixes", "math_prefixes", plain), ("new seeds", "new_seeds", plain), ("seeds", "seeds", plain),
+    ("F1 out of domain", "out_of_domain_f1", plain), ("ECE", "ece", plain), ("domains", "domains", plain),
+    ("math domains", "math_domains", plain), ("math prefixes", "math_prefixes", plain), ("new seeds", "new_seeds", plain),
+    ("of these linked", "linked_seeds", plain), ("seeds", "seeds", plain),
 )  # fmt: skip
 
 
@@ -85,6 +86,9 @@ def rounds(source: Source) -> str:
     )
     if any(line.get("recall") is not None for line in lines):
         paper += " Recall and precision count pages, against the crawl’s truth labels, which no stage reads."
+    stopped = next((line["stopped"] for line in lines if line.get("stopped")), None)
+    if stopped is not None:
+        paper += f" The loop stopped after round {stopped}: later rounds pass its result on."
     numbers = [line["round"] for line in lines]
     collected = [line.get("pages", 0) for line in lines]
     known = [(line.get("overlap") or 0) * line.get("pages", 0) for line in lines]
@@ -110,20 +114,27 @@ def domains(source: Source) -> str:
         return "<p>The last round’s domains have been removed.</p>"
     rows = pq.read_table(judged / "domains.parquet").to_pylist()
     lines = (annotated / "decisions.jsonl").read_text(encoding="utf-8").splitlines() if annotated else []
-    decisions: dict[str, list[dict[str, str]]] = {}
-    for decision in map(json.loads, lines):
-        decisions.setdefault(decision["prefix"].partition("/")[0], []).append(decision)
+    decisions = [json.loads(line) for line in lines]
     body = [
-        [row["host"], row["num_pages"], row["num_collected"], percent(row["collected_frac"]), "yes" if row["is_math"] else "no",
-         verdicts(decisions.get(row["host"], []))]
+        [row["host"], row["num_pages"], row["num_collected"], percent(row["collected_frac"]), row["mean_score"],
+         "yes" if row["is_math"] else "no", verdicts([d for d in decisions if is_below(d["prefix"], row["host"])])]
         for row in rows[:NUM_DOMAINS]
     ]  # fmt: skip
-    head = ["domain", "pages", "collected", "share", "math-related", "annotated prefixes"]
+    head = ["domain", "pages", "collected", "share", "mean P(math)", "math-related", "annotated prefixes"]
     more = (
         f"Round {last.metrics[-1]['round']}: the {len(body)} domains of {number(len(rows))} with most collected pages. A domain is "
         "math-related when more than 10 % of its pages were collected; the longest annotated prefix of a page decides."
     )
-    return f'<p class="soft">{more}</p>{table(head, body, wide=[5])}'
+    return f'<p class="soft">{more}</p>{table(head, body, wide=[6])}'
+
+
+def is_below(prefix: str, domain: str) -> bool:
+    """Whether a URL prefix lies in a domain: on the host itself or, where domains are registered ones, on one of its hosts.
+
+    >>> is_below("docs.a.org/x/", "a.org"), is_below("aa.org/", "a.org")
+    (True, False)
+    """
+    return f".{prefix.partition('/')[0]}".endswith(f".{domain}")
 
 
 def verdicts(decisions: Sequence[dict[str, str]]) -> str:
@@ -138,19 +149,27 @@ def verdicts(decisions: Sequence[dict[str, str]]) -> str:
 
 
 def classifier(source: Source) -> str:
-    """How the scores of all pages are spread, round by round."""
-    spread = {}
+    """How the scores of all pages are spread, and how far they are probabilities, round by round."""
+    spread: dict[str, Any] = {}
+    reliability: dict[str, Any] = {}
     for entry in round_entries(source):
-        selected = source.made_from(entry, "selected")
+        selected, trained = (source.made_from(entry, name) for name in ("selected", "classifier"))
         histogram = Entry(selected).manifest.get("score_histogram") if selected else None
         if histogram:
             edges, counts = histogram["edges"], histogram["counts"]
             middles = [(low + high) / 2 for low, high in zip(edges, edges[1:], strict=False)]
-            spread[entry.name] = (middles, [max(count, 0.5) for count in counts])
-    if not spread:
+            spread[entry.name] = (middles, [max(count, 0.5) for count in counts])  # an empty bin has a place on the logarithmic axis
+        bins = Entry(trained).manifest.get("held_out", {}).get("reliability", []) if trained else []
+        if bins:
+            reliability[entry.name] = ([row["mean_p"] for row in bins], [row["positive_frac"] for row in bins])
+    if not spread and not reliability:
         return "<p>No score histograms: the selections have been removed.</p>"
-    words = "Pages by P(math), the classifier’s score. A page is collected from the top until the round’s tokens are full."
-    return f"<p>{words}</p>{figures([plot('Pages per bin of the score', spread, 'P(math)', log_y=True)])}"
+    parts = [plot("Pages per bin of the score", spread, "P(math)", log_y=True)] if spread else []
+    if reliability:
+        exact = {"exact": ([0.0, 1.0], [0.0, 1.0])}
+        parts.append(plot("Share of positives among held-out examples", reliability | exact, "P(math)"))
+    words = "P(math) is the classifier’s score. Pages are collected from the top until the round’s tokens are full."
+    return f"<p>{words}</p>{figures(parts)}"
 
 
 def decontamination(source: Source) -> str:

@@ -14,7 +14,8 @@ Column = tuple[str, str, str]
 ROUND_COLUMNS: tuple[Column, ...] = (
     ("round", "round", "d"), ("pages", "pages", ",d"), ("tokens", "tokens", ",d"), ("recall", "recall", ".3f"),
     ("precision", "precision", ".3f"), ("overlap", "overlap", ".3f"), ("F1", "held_out_f1", ".3f"),
-    ("F1 out of domain", "out_of_domain_f1", ".3f"), ("math domains", "math_domains", ",d"), ("math prefixes", "math_prefixes", ",d"),
+    ("F1 out of domain", "out_of_domain_f1", ".3f"), ("ECE", "ece", ".3f"), ("math domains", "math_domains", ",d"),
+    ("math prefixes", "math_prefixes", ",d"),
     ("positives", "num_positives", ",d"), ("negatives", "num_negatives", ",d"), ("new seeds", "new_seeds", ",d"),
 )  # fmt: skip
 VOLUME_COLUMNS: tuple[Column, ...] = (

@@ -48,6 +48,7 @@ def chain(tmp_path: Path) -> report.ReportInputs:
             "num_pages": 400,
             "num_collected": 380 - 20 * i,
             "collected_frac": 0.95 - i / 20,
+            "mean_score": 0.4321,
             "is_math": i < 17,
         }
         for i in range(19)
@@ -62,6 +63,8 @@ def chain(tmp_path: Path) -> report.ReportInputs:
         lines = [decision, *({**decision, "prefix": f"pkg0.docs.example/{i}/", "decision": "not_math"} for i in range(6))]
         (annotations / "decisions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         made_from = {"pages": paths["pages"], "domains": domains, "selected": selected, "annotations": annotations}
+        bins = [{"mean_p": 0.1, "positive_frac": 0.05}, {"mean_p": 0.9, "positive_frac": 0.97}]
+        made_from["classifier"] = make(root, f"round{n}.train", held_out={"f1": 0.9, "reliability": bins})
         paths[f"round{n}"] = make(root, f"round{n}", inputs=made_from)
         append_metrics(
             paths[f"round{n}"], round=n, pages=2000 + 900 * n, tokens=900_000 * n, recall=1 - 0.6**n, precision=0.9 - 0.02 * n,
@@ -152,7 +155,7 @@ def test_the_page_stands_alone_and_says_what_the_artifacts_say(chain: report.Rep
     links.feed(text)
     assert links.fetched == [] and "<script" not in text and "@import" not in text
     assert links.anchors == links.ids and len(links.ids) == facts["num_sections"] == 13
-    assert text.count("<svg") >= 13
+    assert text.count("<svg") >= 14
     told = ("41.2 %", "58.3 %", "+17.1", "4.0e-04", "5,563", "Stand-ins for MMLU", "59.5", "0.0 – 5.0", "300 × 5, 20 × 4", "round1.domains")
     told += (
         "near duplicate",
