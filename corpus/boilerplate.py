@@ -14,26 +14,26 @@ from typing import Any
 
 from resiliparse.parse.html import HTMLTree
 
-ALWAYS = "nav, footer, header, [role=navigation], [role=contentinfo]"
-ID = re.compile(r" id=[\"']?([\w-]+)")
+ALWAYS = "nav, footer, header, [id*=nav], [id*=foot], [id*=side], [id*=menu], [id*=toc]"
+"""Every selector costs a walk over the page, so classes are named only where the page has them, ids by what they contain."""
 NAME = re.compile(
-    r"(?:(?:main|page|site|top|global|bottom|local|sub|left|right|post|posts|entry|article|prev-?next|section|doc|sphinx|wiki|bd|mw|wy|"
-    r"page-body|header|primary|secondary)[-_]*)*"
-    r"(?:nav|navbar\w*|navigation\w*|navi|navheader|navfooter|nav-?(?:links?|path|menu|tabs?|header|footer|area|list|wrap\w*|container)|navbox|"
-    r"sidebar\w*|side-?(?:bar|nav|menu)\w*|footer\w*|foot|(?:footer|sidebar|navbar|menu|nav)[-_][\w-]+|footer-?(?:text|links|wrap\w*|content)|"
-    r"breadcrumbs?\w*|b?crumbs?|menu|menubar|dropdown-menu|tableofcontents?|toc|toctree-wrapper-side|toc-?(?:tree|drawer|container|list|title)|"
-    r"table-of-contents|related|related-?(?:posts|articles|links|topics|pages|content)|see-?also-?links|"
-    r"share|sharing|share-?(?:buttons?|bar|links)|social\w*|social-?(?:links|share|media|icons)|cookie-?(?:banner|notice|consent|bar)\w*|"
-    r"pagination|pager|paging|prev-?next|skip-?(?:link|nav|to-content)\w*|skiplink|screen-reader-text|sr-only|visually-hidden|"
-    r"search-?(?:box|form|bar|field|results-?summary)|searchbox|advert\w*|ads?-?(?:container|banner|wrapper|slot)|banner-ad|adsbygoogle|"
-    r"newsletter\w*|subscribe\w*|comment-?(?:form|respond)|respond|copyright|license-?footer|edit-?(?:this-?)?page|editsection|"
-    r"post-?(?:meta|tags|share)|noprint|printfooter|catlinks|hatnote|"
-    r"back-?to-?top|clearfooter|toplang|bottomlang|siteinfo|language-?(?:switcher|selector))",
+    r"(?:(?:main|page|site|top|global|bottom|local|sub|left|right|posts?|entry|article|prev-?next|section|doc|sphinx|wiki|bd|mw|wy|"
+    r"page-body|header|primary|secondary|mobile|related|see-?also)[-_]*)*"
+    r"(?:nav|navbar|navi|navigation|navpath|navheader|navfooter|navbox|sidebar|side-?(?:nav|menu)|footer|foot|breadcrumbs?|b?crumbs?|menu|"
+    r"menubar|toc(?!tree-?wrapper)|tableofcontents?|table-of-contents|related|share|sharing|social|cookies?|pagination|pager|paging|prev-?next|skip-?to|search|"
+    r"searchbox|adverts?|advertisement|newsletter|subscribe|comment-?(?:form|respond)|copyright|edit-?(?:this-?)?page|(?:post|entry)-?meta|"
+    r"catlinks|hatnote|back-?to-?top|toplang|bottomlang|language-?(?:switcher|selector)|noprint)"
+    r"(?:[-_]?(?:container|wrapper|wrap|drawer|content|area|inner|bottom|top|left|right|primary|secondary|widgets?|text|links?|column|"
+    r"menu|list|section|bar|block|region|panel|box|form|field|tabs?|tree|title|buttons?|media|icons?|banner|notice|consent|posts|articles|"
+    r"topics|pages|results?-?summary|to-?content|main|nav|slot|body))*",
     re.IGNORECASE,
 )
 """A class or id that names boilerplate, from its first to its last letter."""
-ANCHORS = {"headerlink", "anchorlink", "anchor-link", "permalink", "mw-editsection", "backlink"}
-"""Classes of the small links beside headings; a page has many, so they are left to the writer of the text."""
+SMALL = {"headerlink", "anchorlink", "anchor-link", "permalink", "mw-editsection", "backlink", "visually-hidden", "sr-only", "skip-link",
+         "screen-reader-text"}  # fmt: skip
+"""Classes of the small pieces beside headings and links; a page has many, so they are left to the writer of the text."""
+TAGS = {"nav", "footer", "header"}
+CONTENT = {"section", "article", "main", "h1", "h2", "h3", "h4", "h5", "h6", "dl", "dt", "body"}
 MAX_FRAC = 0.5
 """What holds more than this share of the page's text is the page, whatever its name."""
 MIN_LINKS, MAX_CHARS_A_NAMED_LINK = 2, 60
@@ -52,17 +52,18 @@ def is_boilerplate(name: str) -> bool:
     return name.isascii() and NAME.fullmatch(name) is not None
 
 
-def remove(tree: HTMLTree, html: str, classes: set[str]) -> None:
+def remove(tree: HTMLTree, classes: set[str]) -> None:
     """Take the boilerplate out of a page (`classes`: those that its source names)."""
     body = tree.body
     if body is None:
         return
     selectors = [ALWAYS, *(f".{name}" for name in classes if is_boilerplate(name))]
-    selectors += [f"#{name}" for name in set(ID.findall(html)) if is_boilerplate(name)]
     num_chars = len(body.text or "")
     dropped: list[Any] = []
     for node in body.query_selector_all(", ".join(selectors))[:]:
         if dropped and dropped[-1].contains(node):
+            continue
+        if not (node.tag in TAGS or any(map(is_boilerplate, (node.class_name or "").split())) or _is_named_by_id(node)):
             continue
         length = len(node.text or "")
         if node.tag == "header" and _heads_the_text(node) or length > MAX_CHARS and node.query_selector("article, main"):
@@ -71,8 +72,13 @@ def remove(tree: HTMLTree, html: str, classes: set[str]) -> None:
             dropped.append(node)
     for node in dropped:
         node.decompose()
-    for node in [block for block in _edge(body, num_chars, 2) if _is_links(block, MAX_CHARS_A_LINK)]:
+    for node in [block for block in _edge(body, num_chars, 1) if _is_links(block, MAX_CHARS_A_LINK)]:
         node.decompose()
+
+
+def _is_named_by_id(node: Any) -> bool:
+    """The id of a section names its subject."""
+    return node.tag not in CONTENT and node.class_name != "section" and is_boilerplate(node.id)
 
 
 def _heads_the_text(header: Any) -> bool:
@@ -89,8 +95,8 @@ def _edge(parent: Any, num_chars: int, depth: int) -> Iterator[Any]:
                 blocks.append(node)
                 number += 1
             node = getattr(node, step)
-    for node in dict.fromkeys(blocks):
-        length = len(node.text or "")
+    for node in (single := dict.fromkeys(blocks)):
+        length = num_chars if len(single) == 1 else len(node.text or "")
         if depth and length > MAX_FRAC * num_chars:
             yield from _edge(node, length, depth - 1)
         elif length <= MAX_CHARS:

@@ -24,10 +24,10 @@ RENDERED = ("MathJax_Preview", "MathJax_Display", "MathJax", "MathJax_SVG", "Mat
 SOURCES = ("katex-error", "wp-katex-eq", "math", "math-tex", "tex", "latex", "ql-formula", "asciimath", "AM", "texerror", "js-render-math")
 """Classes of elements whose text is the source."""
 CLASSES = ("mwe-math-element", "katex-display", "katex", "texhtml", "formula", *RENDERED, *SOURCES)
-TAGS = {"<math": "math, math-field, mathjax", "<mjx-c": "mjx-container", "<img": "img", "<su": "sup, sub", "tex>": "tex, latex, tex-math",
-        "math/": 'script[type^="math/"]'}  # fmt: skip
+ALWAYS = "img, sup, sub"
+TAGS = {"<math": "math, math-field, mathjax", "<mjx-c": "mjx-container", "tex>": "tex, latex, tex-math", "math/": 'script[type^="math/"]'}
 """What the source of a page contains → the elements to look for."""
-CLASS, QUOTED_CLASS = re.compile(r"class=[\"']?([^\"'>]*)"), re.compile(r'class="([^"]*)"')
+CLASS, UNQUOTED_CLASS = re.compile(r'class="([^"]*)"'), re.compile(r"class=([^\"'> ]+)|class='([^'>]*)'")
 DATA_NAME = re.compile(r"(data-[a-z-]+)=")
 TEX_ENCODINGS = ("application/x-tex", "tex", "latex", "application/x-latex", "text/x-tex")
 DELIMITED = re.compile(r"\\\(|\\\[|\$|\\begin\{|`")
@@ -41,20 +41,20 @@ PLAIN_SUPERSCRIPT = re.compile(r"\s*(?:st|nd|rd|th|er|re|e|ème|eme|o|a|ª|º|tm
 
 def class_names(html: str) -> set[str]:
     """Every class that the source of a page names."""
-    pattern = QUOTED_CLASS if 'class="' in html else CLASS  # twice as fast
-    return set(" ".join(set(pattern.findall(html))).split())
+    values = set(CLASS.findall(html)) or {first or second for first, second in UNQUOTED_CLASS.findall(html)}
+    return set(" ".join(values).split())
 
 
 def signs(html: str, classes: set[str]) -> list[str]:
     """Selectors of what may hold a formula in a page."""
-    found = [selector for mark, selector in TAGS.items() if mark in html]
+    found = [ALWAYS, *(selector for mark, selector in TAGS.items() if mark in html)]
     found += [f".{name}" for name in classes.intersection(CLASSES)]
     if "ltx_eqn_row" in classes:
         found.append("tr.ltx_eqn_row")
     return found + [f"[{name}]" for name in set(DATA_NAME.findall(html)).intersection(DATA)]
 
 
-def rewrite(tree: HTMLTree, selectors: list[str]) -> None:
+def rewrite(tree: Any, selectors: list[str]) -> None:
     """Replace every formula of the page by text."""
     if tree.body is None or not selectors:
         return
@@ -104,9 +104,13 @@ def _script(node: Any) -> str | None:
 
 def of_mathml_source(source: str) -> str:
     """Delimited LaTeX of MathML that stands in a string."""
-    tree = HTMLTree.parse(MATHML_PREFIX.sub(r"\1", source))
-    node = tree.document.query_selector("math")
+    node = _math_in(MATHML_PREFIX.sub(r"\1", source))
     return _mathml(node) if node else ""
+
+
+def _math_in(source: str) -> Any:
+    tree: Any = HTMLTree.parse(source)
+    return tree.document.query_selector("math")
 
 
 def _mathml(node: Any) -> str:
@@ -166,10 +170,8 @@ def _drawn(node: Any) -> str | None:
     """MathJax 2 without its scripts: MathML in an attribute or beside the glyphs."""
     display = bool({"MathJax_Display", "MathJax_SVG_Display", "MJXc-display"} & set((node.class_name or "").split()))
     holder = node if node.getattr("data-mathml") else node.query_selector("[data-mathml]")
-    if holder and "<" in (source := holder.getattr("data-mathml")):
-        math = HTMLTree.parse(source).document.query_selector("math")
-    else:
-        math = node.query_selector("math")
+    source = holder.getattr("data-mathml") if holder else ""
+    math = _math_in(source) if "<" in source else node.query_selector("math")
     return math_source.delimited(_mathml_tex(math), display or _is_display(math)) if math else None
 
 

@@ -9,7 +9,7 @@ from urllib.parse import unquote, unquote_plus
 
 _PLAIN = r"[\w\s()+\-*/<>|,.']{0,60}"
 LOOKS_TEX = re.compile(rf"\\[a-zA-Z]{{2,}}|\\[,;:!{{}}|\\ ]|[\^_]\s*[{{\w\\]|^\s*(?:\$|\\\(|\\\[)|^{_PLAIN}=[=\s]*{_PLAIN}$")
-COMMAND = re.compile(r"\\(?:[a-zA-Z]{2,}|[,;:!{}|\\])|[\^_]\{|^\s*\$.+\$\s*$", re.DOTALL)
+COMMAND = re.compile(r"\\(?:[a-zA-Z]{2,}|[,;:!{}|\\([])|[\^_]\{|^\s*\$.+\$\s*$", re.DOTALL)
 """What hardly stands in a text that is no LaTeX."""
 CDATA = re.compile(r"(?:%\s*)?<!\[CDATA\[|(?:%\s*)?\]\]>")
 COMMENT = re.compile(r"(?<!\\)%[^\n]*(?:\n|$)")
@@ -75,7 +75,7 @@ def of_attributes(node: Any) -> str:
         if value is None or value.strip().lower() in FLAGS:
             continue
         value = unescape(unquote(value) if "%5C" in value or "%7B" in value else value)
-        if name in SURE or COMMAND.search(value) or name != "data-value" and MATH_CLASS.search(node.class_name or ""):
+        if name in SURE or COMMAND.search(value) or MATH_CLASS.search(node.class_name or ""):
             return value
     return ""
 

@@ -15,13 +15,15 @@ from mathpipe.corpus.math_dom import SCRIPT_CLOSE, SCRIPT_OPEN
 CODE_OPEN, CODE_CLOSE = "\ue000", "\ue001"
 """Put around code before the text is taken, where a rule of this module applies."""
 CODE = re.compile(f"({CODE_OPEN}[^{CODE_OPEN}]*{CODE_CLOSE})")
-TAGGED = re.compile(r"\[(i?tex|latex|i?math|dmath|eqn?)(=inline)?\](.{1,4000}?)\[/\1\]|\[;(.{1,1000}?);\]|\$latex\s([^$]{1,1000})\$",
-                    re.DOTALL | re.IGNORECASE)  # fmt: skip
+TAGGED = re.compile(
+    r"\[(i?tex|latex|i?math|dmath|eqn?)(=inline)?\](.{1,4000}?)\[/\1\]|\[;(.{1,1000}?);\]|\$latex\s([^$]{1,1000}?)(?:&\w+=\w+)*\$",
+    re.DOTALL | re.IGNORECASE,
+)
 TAGGED_MARKS = ("[/", ";]", "$latex")
 DISPLAY_TAGS = ("tex", "dmath", "eqn", "eq")
 ENVIRONMENT = re.compile(
-    r"\$\$.*?\$\$|\\\[.*?\\\]|\\\(.*?\\\)|(?<![\\$])\$[^$\n]{1,400}\$|"
-    r"\\begin\{((?:equation|align|aligned|alignat|gather|gathered|multline|eqnarray|displaymath|math|split|flalign)\*?)\}.*?\\end\{\1\}",
+    r"\$\$.{1,4000}?\$\$|\\\[.{1,4000}?\\\]|\\\(.{1,4000}?\\\)|(?<![\\$])\$[^$\n]{1,400}\$|"
+    r"\\begin\{((?:equation|align|aligned|alignat|gather|gathered|multline|eqnarray|displaymath|math|split|flalign)\*?)\}.{1,4000}?\\end\{\1\}",
     re.DOTALL,
 )
 PAIR = re.compile(r"\[\s*([\"'])((?:\\.|(?!\1).)+)\1\s*,\s*([\"'])((?:\\.|(?!\3).)+)\3\s*\]")

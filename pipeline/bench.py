@@ -65,7 +65,8 @@ def find_benchmarks() -> dict[str, Benchmark]:
     found: dict[str, Benchmark] = {}
     for folder in FOLDERS:
         for file in sorted((Path(__file__).parents[1] / folder).glob("bench*.py")):
-            found |= importlib.import_module(f"mathpipe.{folder}.{file.stem}").BENCHMARKS
+            if file.stem == "bench" or file.stem.startswith("bench_"):  # not eval/benchmarks.py
+                found |= importlib.import_module(f"mathpipe.{folder}.{file.stem}").BENCHMARKS
     return found
 
 
