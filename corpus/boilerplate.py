@@ -17,15 +17,15 @@ from resiliparse.parse.html import HTMLTree
 ALWAYS = "nav, footer, header, [id*=nav], [id*=foot], [id*=side], [id*=menu], [id*=toc]"
 """Every selector costs a walk over the page, so classes are named only where the page has them, ids by what they contain."""
 NAME = re.compile(
-    r"(?:(?:main|page|site|top|global|bottom|local|sub|left|right|posts?|entry|article|prev-?next|section|doc|sphinx|wiki|bd|mw|wy|"
+    r"(?:(?:main|page|site|top|global|bottom|local|sub|left|right|posts?|entry|article|prev-?next|section|doc|sphinx|wiki|bd|mw|vector|wy|"
     r"page-body|header|primary|secondary|mobile|related|see-?also)[-_]*)*"
     r"(?:nav|navbar|navi|navigation|navpath|navheader|navfooter|navbox|sidebar|side-?(?:nav|menu)|footer|foot|breadcrumbs?|b?crumbs?|menu|"
-    r"menubar|toc(?!tree-?wrapper)|tableofcontents?|table-of-contents|related|share|sharing|social|cookies?|pagination|pager|paging|prev-?next|skip-?to|search|"
+    r"menubar|portlet|dropdown|jump-?link|toc(?!tree-?wrapper)|tableofcontents?|table-of-contents|related|share|sharing|social|cookies?|pagination|pager|paging|prev-?next|skip-?to|search|"
     r"searchbox|adverts?|advertisement|newsletter|subscribe|comment-?(?:form|respond)|copyright|edit-?(?:this-?)?page|(?:post|entry)-?meta|"
     r"catlinks|hatnote|back-?to-?top|toplang|bottomlang|language-?(?:switcher|selector)|noprint)"
     r"(?:[-_]?(?:container|wrapper|wrap|drawer|content|area|inner|bottom|top|left|right|primary|secondary|widgets?|text|links?|column|"
     r"menu|list|section|bar|block|region|panel|box|form|field|tabs?|tree|title|buttons?|media|icons?|banner|notice|consent|posts|articles|"
-    r"topics|pages|results?-?summary|to-?content|main|nav|slot|body))*",
+    r"topics|pages|results?-?summary|to-?content|main|nav|slot|body|lang))*",
     re.IGNORECASE,
 )
 """A class or id that names boilerplate, from its first to its last letter."""
