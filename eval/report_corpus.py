@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mathpipe.eval.config import ReportConfig
@@ -234,7 +235,7 @@ def samples(source: Source, config: ReportConfig) -> str:
     for file in rng.sample(files, min(config.num_samples, len(files))):
         rows = pq.read_table(file, columns=["url", "text", "score"])
         wanted = min(-(-config.num_samples // len(files)), config.num_samples - len(drawn), len(rows))
-        drawn += rows.take(rng.sample(range(len(rows)), wanted)).to_pylist()
+        drawn += rows.take(pa.array(rng.sample(range(len(rows)), wanted), pa.int64())).to_pylist()
     return "".join(folded(f"{row['url']} · P(math) {row['score']:.3f}", excerpt(row["text"])) for row in drawn)
 
 

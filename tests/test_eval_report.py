@@ -19,6 +19,7 @@ from mathpipe.eval.config import ReportConfig
 from mathpipe.eval.markup import table
 from mathpipe.pipeline.artifact import ContractError, append_metrics, read_manifest, write_json, write_parquet
 
+PAGES = pa.schema({"url": pa.string(), "text": pa.string(), "score": pa.float32()})
 PAGE_TEXT = "Let $G$ be a finite group & $H < G$ a subgroup. " * 40
 
 
@@ -75,7 +76,10 @@ def chain(tmp_path: Path) -> report.ReportInputs:
         removed_by_benchmark={"gsm8k": 35, "mmlu": 2}, benchmark_texts={"gsm8k": 17584, "mmlu": 31755, "bbh": 6511},
     )  # fmt: skip
     rows = [{"url": f"https://pkg{i}.docs.example/a.html", "text": PAGE_TEXT, "score": 0.5 + i / 40} for i in range(20)]
-    write_parquet(paths["corpus"] / "data" / "docs-0.parquet", pa.Table.from_pylist(rows))
+    for number in range(4):
+        write_parquet(
+            paths["corpus"] / "data" / f"docs-{number}.parquet", pa.Table.from_pylist(rows[number:20:4] if number else rows[:0], PAGES)
+        )
     reject = {"url": "https://x.example/<b>", "reason": "benchmark text", "benchmark": "gsm8k", "item": "3", "gram": "janet s ducks lay 16"}
     write_parquet(paths["corpus"] / "rejects" / "docs-0.parquet", pa.Table.from_pylist([reject]))
     paths["tokenizer"] = make(root, "tokenizer", inputs={"corpus": paths["corpus"]}, num_tokens=1024)
@@ -165,6 +169,7 @@ def test_the_page_stands_alone_and_says_what_the_artifacts_say(chain: report.Rep
     )
     for wanted in told:
         assert wanted in text, wanted
+    assert text.count("· P(math) 0.") == 6, "2 of each file that has pages: one of the four has none"
     assert "54.9" not in text, "the paper's MMLU must not stand beside a stand-in"
     assert "<apples>" not in text and "&lt;apples&gt;" in text and "https://x.example/<b>" not in text
     assert "At chance on MMLU" in text
