@@ -113,7 +113,9 @@ def classifier_text(text: str, max_words: int, form: str = "punctuation") -> str
     """What the classifier reads of a page, in one line of at most `max_words` words.
 
     `punctuation`: lower case, punctuation apart. `words`: letters and LaTeX commands only, camelCase divided, a Chinese character
-    a word: what a page is about without what its site looks like.
+    a word: what a page is about without what its site looks like. F1 of six divisions of the hosts, half of them learnt from (800
+    examples, epoch 10, lr 0.5), against truth labels, in-domain and out of domain: 14 software manuals .964 and .605 with
+    punctuation, .970 and .740 with words; documentation of 20 Python packages .927 and .658, .931 and .608. So both stay.
 
     >>> classifier_text("Let f(x)\\nbe", 9)
     'let f ( x ) be'

@@ -81,10 +81,11 @@ class Examples:
 
     def __init__(self, file: Path) -> None:
         self.file, self.is_math, self.hosts, self.offsets = file, [], [], [0]  # type: ignore[var-annotated]
+        file.write_bytes(b"")
 
     def write(self, examples: Iterable[tuple[bool, str, str]]) -> None:
-        """Take in (is it math, host, prepared text)."""
-        with self.file.open("wb") as target:
+        """Add (is it math, host, prepared text)."""
+        with self.file.open("ab") as target:
             for is_math, host, text in examples:
                 size = target.write(f"{LABELS[is_math]} {text}\n".encode())
                 self.is_math.append(is_math)
