@@ -36,9 +36,9 @@ COLLECTED: Columns = (
 )  # fmt: skip
 SEEDS: Columns = (
     ("round", "round", plain), ("positives", "num_positives", plain), ("negatives", "num_negatives", plain), ("F1", "held_out_f1", plain),
-    ("F1 out of domain", "out_of_domain_f1", plain), ("ECE", "ece", plain), ("domains", "domains", plain),
+    ("F1 out of domain", "out_of_domain_f1", plain), ("ECE", "ece", plain),
     ("math domains", "math_domains", plain), ("math prefixes", "math_prefixes", plain), ("new seeds", "new_seeds", plain),
-    ("of these linked", "linked_seeds", plain), ("seeds", "seeds", plain),
+    ("of these linked", "linked_seeds", plain),
 )  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def rounds(source: Source) -> str:
         f"“nearly {100 * ROUND_4_OVERLAP:.0f} %” of round 4 had been collected in round 3."
     )
     if any(line.get("recall") is not None for line in lines):
-        paper += " Recall and precision count pages, against the crawl’s truth labels, which no stage reads."
+        paper += " Recall and precision count pages, against the crawl’s truth labels; nothing but these figures knows them."
     stopped = next((line["stopped"] for line in lines if line.get("stopped")), None)
     if stopped is not None:
         paper += f" The loop stopped after round {stopped}: later rounds pass its result on."
@@ -150,7 +150,7 @@ def verdicts(decisions: Sequence[dict[str, str]]) -> str:
 
 
 def classifier(source: Source) -> str:
-    """How the scores of all pages are spread, and how far they are probabilities, round by round."""
+    """How the scores of all pages are spread, and how far the last round's are probabilities."""
     spread: dict[str, Any] = {}
     reliability: dict[str, Any] = {}
     for entry in round_entries(source):
@@ -162,7 +162,7 @@ def classifier(source: Source) -> str:
             spread[entry.name] = (middles, [max(count, 0.5) for count in counts])  # an empty bin has a place on the logarithmic axis
         bins = Entry(trained).manifest.get("held_out", {}).get("reliability", []) if trained else []
         if bins:
-            reliability[entry.name] = ([row["mean_p"] for row in bins], [row["positive_frac"] for row in bins])
+            reliability = {entry.name: ([row["mean_p"] for row in bins], [row["positive_frac"] for row in bins])}  # the last one is shown
     if not spread and not reliability:
         return "<p>No score histograms: the selections have been removed.</p>"
     parts = [plot("Pages per bin of the score", spread, "P(math)", log_y=True)] if spread else []
