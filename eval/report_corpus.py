@@ -199,33 +199,27 @@ def volume(source: Source) -> str:
         return "<p>The volume sweep has not been run with these settings: <code>mathpipe sweep-volume</code>.</p>"
     entry = source["volumes"]
     best, judged_on, counts = (require(entry, key) for key in ("best", "judged_on", "texts"))
-    head = ["volume", "pages", "tokens", "lowest score", "epochs"]
-    for kind in counts:
-        head += [f"{kind}, bits per byte", "to 1×", "± SE"]
-    body = []
-    for row in entry.metrics:
-        name = Raw(f"{row['volume']}× {tag('best')}") if row["volume"] == best else f"{row['volume']}×"
-        cells = [name, row["pages"], row["tokens"], row["lowest_score"], row["epochs"]]
-        for kind in counts:
-            error = row[f"{kind} stderr"]
-            cells += [f"{row[f'{kind} bits_per_byte']:.4f}", signed(row[f"{kind} difference"]), "–" if error is None else f"{error:.4f}"]
-        body.append(cells)
+    names = [Raw(f"{row['volume']}× {tag('best')}") if row["volume"] == best else f"{row['volume']}×" for row in entry.metrics]
+    sizes = [
+        [name, row["pages"], row["tokens"], row["lowest_score"], row["epochs"]] for name, row in zip(names, entry.metrics, strict=True)
+    ]
+    losses = [[name, *(loss(row, kind) for kind in counts)] for name, row in zip(names, entry.metrics, strict=True)]
     words = (
-        "A small model trained on each volume of round 1’s ranking, all with the same number of tokens; lower is better, and the lowest on "
-        f"{judged_on} is marked. SE: of the difference to 1×, over {', '.join(f'{n} {kind}' for kind, n in counts.items())}; "
-        "another training run differs by more than that suggests. The paper compared 40, 80, 120 and 160 billion tokens and kept 40."
+        "A small model trained on each volume of round 1’s ranking, all with the same number of tokens. Below: bits per byte (difference "
+        f"to 1× ± standard error) of held-out texts; lower is better, and the lowest on {judged_on} is marked. Standard errors are over "
+        f"{', '.join(f'{n} {kind}' for kind, n in counts.items())}; another training run differs by more than they suggest. The paper "
+        "compared 40, 80, 120 and 160 billion tokens and kept 40."
     )
     curve = {kind: ([row["volume"] for row in entry.metrics], [row[f"{kind} difference"] for row in entry.metrics]) for kind in counts}
-    return f"<p>{words}</p>{table(head, body)}{figures([plot('Bits per byte, difference to 1×', curve, 'volume')])}"
+    tables = table(["volume", "pages", "tokens", "lowest score", "epochs"], sizes) + table(["volume", *counts], losses)
+    return f"<p>{words}</p>{tables}{figures([plot('Bits per byte, difference to 1×', curve, 'volume')])}"
 
 
-def signed(value: float) -> str:
-    """A difference with its sign.
-
-    >>> signed(-0.01234)
-    '−0.0123'
-    """
-    return f"{value:+.4f}".replace("-", "−")
+def loss(row: dict[str, Any], kind: str) -> str:
+    """`3.6616 (−0.0819 ± 0.0027)`: bits per byte, the difference to volume 1 and its standard error, where it has one."""
+    error = row[f"{kind} stderr"]
+    difference = f"{row[f'{kind} difference']:+.4f}".replace("-", "−")
+    return f"{row[f'{kind} bits_per_byte']:.4f} ({difference}{f' ± {error:.4f}' if error is not None else ''})"
 
 
 def samples(source: Source, config: ReportConfig) -> str:

@@ -210,7 +210,7 @@ def test_the_volumes_stand_in_the_report_when_they_were_measured(chain: report.R
         append_metrics(volumes, **row)
     report.run(ReportConfig(), dataclasses.replace(chain, volumes=volumes), tmp_path)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    for wanted in ('2× <span class="tag">best</span>', "1.5400", "+0.0300", "0.0012", "over 2000 problems, 1 core pages"):
+    for wanted in ('2× <span class="tag">best</span>', "1.5400 (+0.0300 ± 0.0012)", "1.5400 (+0.0300)", "over 2000 problems, 1 core pages"):
         assert wanted in text, wanted
     assert "has not been run" not in text
 
