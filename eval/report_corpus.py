@@ -207,7 +207,7 @@ def volume(source: Source) -> str:
     words = (
         "A small model trained on each volume of round 1’s ranking, all with the same number of tokens. Below: bits per byte (difference "
         f"to 1× ± standard error) of held-out texts; lower is better, and the lowest on {judged_on} is marked. Standard errors are over "
-        f"{', '.join(f'{n} {kind}' for kind, n in counts.items())}; another training run differs by more than they suggest. The paper "
+        f"{', '.join(f'{n} {kind}' for kind, n in counts.items())}; they say nothing about another training run. The paper "
         "compared 40, 80, 120 and 160 billion tokens and kept 40."
     )
     curve = {kind: ([row["volume"] for row in entry.metrics], [row[f"{kind} difference"] for row in entry.metrics]) for kind in counts}
