@@ -80,14 +80,18 @@ def clean_file(config: CorpusConfig, file: Path, selected: Path, benchmarks: Pat
 
 
 def selected_pages(file: Path, selected: Path) -> Iterator[pa.Table]:
-    """Rows of PAGE_SCHEMA of the selected pages of one file, a batch at a time."""
-    limits = pc.min_max(pq.read_table(file, columns=["id"])["id"])
-    inside = [("id", ">=", limits["min"]), ("id", "<=", limits["max"])]
-    files = artifact.parquet_files(selected) if limits["min"].is_valid else []
-    scores = [pq.read_table(part, columns=["id", "score"], filters=inside) for part in files]
+    """Rows of PAGE_SCHEMA of the selected pages of one file, a batch at a time.
+
+    Raises:
+        ContractError: the selection has no file of that name.
+    """
+    sidecar = selected / "data" / file.name
+    if not sidecar.exists():
+        raise artifact.ContractError(f"{sidecar}: missing; run the select step on {file.parents[1]} again")
+    chosen = pq.read_table(sidecar, columns=["id", "score"])
     columns = [name for name in PAGE_SCHEMA.names if name != "score"]
-    for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=columns) if scores else ():
-        table, chosen = pa.Table.from_batches([batch]), pa.concat_tables(scores)
+    for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=columns):
+        table = pa.Table.from_batches([batch])
         place = pc.index_in(table["id"], chosen["id"])
         table = table.append_column("score", chosen["score"].take(place))
         yield table.filter(place.is_valid()).select(PAGE_SCHEMA.names).cast(PAGE_SCHEMA)

@@ -106,14 +106,16 @@ def inputs(tmp_path: Path) -> CorpusInputs:
     """Six pages in two files (two carry a benchmark text, one is not selected), their selection, one benchmark."""
     texts = ["Sums.\n\nAdd one two three four five six seven eight nine ten.\n \nBye", "plain", LONG, "not selected", "数学", "also plain"]
     made = [{"id": (i // 3 << 32) + i, "url": f"u{i}", "host": "h", "text": text, "num_tokens": 9} for i, text in enumerate(texts)]
+    scores = [{"id": row["id"], "score": 0.5} for row in made]
     parts = {
         "pages": {"00000": made[:3], "00001": made[3:], "00002": made[:0]},
-        "selected": {"selected": [{"id": row["id"], "score": 0.5} for row in made if row["text"] != "not selected"]},
+        "selected": {"00000": scores[:3], "00001": [scores[i] for i in (4, 5)], "00002": []},
         "benchmarks": {"gsm8k": [{"benchmark": "gsm8k", "item": "7", "text": LONG, "whole": True}]},
     }
     for name, files in parts.items():
         for file, found in files.items():
-            artifact.write_parquet(folder(tmp_path, name) / "data" / f"{file}.parquet", pa.Table.from_pylist(found or made)[: len(found)])
+            table = pa.Table.from_pylist(found or (scores if name == "selected" else made))[: len(found)]
+            artifact.write_parquet(folder(tmp_path, name) / "data" / f"{file}.parquet", table)
         finish(tmp_path / name, {})
     return CorpusInputs(*(tmp_path / name for name in parts))
 
@@ -200,6 +202,12 @@ def test_rejects_name_an_item_that_exists() -> None:
     line = json.loads((SHARED / "data" / "benchmarks" / "dsm" / "cmath" / "test.jsonl").read_text().splitlines()[3])
     index = Index([BenchmarkText("cmath", "3", line["question"])], 10, 3)
     assert {(match.benchmark, match.item) for match in index.matches([f"题目：{line['question']}答案"])[0]} == {("cmath", "3")}
+
+
+def test_a_selection_of_other_pages_is_named(inputs: CorpusInputs, tmp_path: Path) -> None:
+    (inputs.selected / "data" / "00001.parquet").unlink()
+    with pytest.raises(artifact.ContractError, match=r"selected/data/00001\.parquet: missing; run the select step"):
+        decontaminate.clean_file(CorpusConfig(), inputs.pages / "data" / "00001.parquet", inputs.selected, inputs.benchmarks, tmp_path)
 
 
 def test_finished_file_has_the_schema_of_the_corpus(inputs: CorpusInputs, tmp_path: Path) -> None:
