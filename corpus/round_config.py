@@ -83,6 +83,8 @@ class ClassifierConfig:
         for name in ("max_positives_per_host", "max_negatives_per_host"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, found {getattr(self, name)}")
+        if self.word_ngrams < 2:
+            raise ValueError(f"word_ngrams must be at least 2, found {self.word_ngrams}: with 1 fastText makes no buckets")
         if self.bucket * self.dim * 4 < MIN_MODEL_BYTES:
             raise ValueError(f"bucket × dim × 4 = {self.bucket * self.dim * 4} bytes, need at least {MIN_MODEL_BYTES}: raise bucket")
 

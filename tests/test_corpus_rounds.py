@@ -96,3 +96,5 @@ def test_decisions_from_a_file_are_checked(tmp_path: Path) -> None:
 def test_fasttext_matrices_below_a_safe_size_are_refused() -> None:
     with pytest.raises(ValueError, match="raise bucket"):  # fastText leaves small matrices uninitialised
         ClassifierConfig(dim=16, bucket=1000)
+    with pytest.raises(ValueError, match="makes no buckets"):
+        ClassifierConfig(word_ngrams=1)
