@@ -17,6 +17,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -70,19 +71,25 @@ def _join_ray(runtime: Runtime) -> None:
 
 def run_jobs(
     function: Callable[..., str], jobs: Sequence[tuple[Any, ...]], runtime: Runtime, out: Path,
-    unit: str = "archives", description: str = "extracting", done: int = 0,
+    unit: str = "archives", description: str = "extracting", done: int = 0, use_process: bool = True,
 ) -> None:  # fmt: skip
     """Call `function(*job)` for every job in `runtime.num_workers` processes, in no fixed order.
 
     Args:
         function: of a module, picklable by name; writes its output atomically and returns a status line.
         jobs: those without output; the caller leaves the others out and says in `done` how many they are.
+        use_process: False for short jobs that spend their time in pyarrow: natively threads of this process do them, which start at once.
 
     Raises:
         ValueError, ContractError, OSError: as raised by a job.
         WorkerDied: 1 + MAX_REPEATS workers died in the same job.
     """
     if not jobs:
+        return
+    if not use_process and runtime.cluster == "native":
+        with log.Progress(out, done + len(jobs), unit, description, done=done) as progress, ThreadPoolExecutor(runtime.num_workers) as pool:
+            for status in pool.map(lambda job: function(*job), jobs):
+                progress.advance(1, status)
         return
     left = {number: tuple(v.absolute() if isinstance(v, Path) else v for v in job) for number, job in enumerate(jobs)}
     attempts = out.absolute() / ".attempts"

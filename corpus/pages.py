@@ -49,7 +49,7 @@ def run(config: PagesConfig, inputs: PagesInputs, out: Path) -> dict[str, Any]:
     if config.keep_links:
         find_links(config, [file.with_suffix(".links") for file in files], keys, work / "links")
     divide = [(number, file, work, out) for number, file in enumerate(files) if not (out / "data" / file.name).exists()]
-    engine.run_jobs(divide_archive, divide, config.runtime, out, description="writing", done=len(files) - len(divide))
+    engine.run_jobs(divide_archive, divide, config.runtime, out, description="writing", done=len(files) - len(divide), use_process=False)
     facts = describe(config, out) | {"num_archives": len(archives)}
     if not facts["num_pages"]:
         raise ValueError(f"{inputs.crawl}: no page left; rejected: {facts['num_rejects']}")
