@@ -1,7 +1,7 @@
 """Benchmarks of the corpus engine on the shared crawl: a bare process pool, datatrove, datasketch, memory by size of the input.
 
-Every run is a process of its own (`python -m mathpipe.corpus.bench_engine WHICH CRAWL OUT`), timed from start to end, with two
-workers. `ours` and `pool` turn WARC files into deduplicated pages with scores by the same code; `pool` calls the jobs in a
+Every stage is a process of its own (`python -m mathpipe.corpus.bench_engine WHICH STEP CRAWL OUT`), timed from start to end,
+with two workers. `ours` and `pool` turn WARC files into deduplicated pages with scores by the same code; `pool` calls the jobs in a
 forked ProcessPoolExecutor. `datatrove` runs the head of its Common Crawl example, WarcReader, Trafilatura and a writer, so less:
 no filters, no deduplication, no scores; its libmagic is answered "text/html".
 
@@ -88,15 +88,18 @@ def write_classifier(out: Path) -> None:
     artifact.write_json(out / "manifest.json", {"stage": "round1.train", "hash": "0", "round": 1, "max_words": 1000, "text": "punctuation"})
 
 
-def run_ours(crawl: Path, out: Path) -> None:
-    (out / "pages").mkdir(parents=True)
-    (out / "scores").mkdir()
-    facts = pages.run(PagesConfig(runtime=RUNTIME), PagesInputs(crawl), out / "pages")
-    artifact.write_json(out / "pages" / "manifest.json", {"stage": "pages", "hash": "0", **facts})
-    score.run(ScoreConfig(runtime=RUNTIME), ScoreInputs(out / "pages", crawl / "classifier"), out / "scores")
+def run_ours(step: str, crawl: Path, out: Path) -> None:
+    """One of the two stages."""
+    (out / step).mkdir(parents=True)
+    if step == "pages":
+        facts = pages.run(PagesConfig(runtime=RUNTIME), PagesInputs(crawl), out / step)
+        artifact.write_json(out / step / "manifest.json", {"stage": step, "hash": "0", **facts})
+    else:
+        score.run(ScoreConfig(runtime=RUNTIME), ScoreInputs(out / "pages", crawl / "classifier"), out / step)
 
 
-def run_pool(crawl: Path, out: Path) -> None:
+def run_pool(step: str, crawl: Path, out: Path) -> None:
+    """The same with the bare pool instead of daft's workers."""
     with ProcessPoolExecutor(RUNTIME.num_workers) as pool:
         list(pool.map(abs, range(8)))  # its processes start before daft's threads
 
@@ -105,10 +108,11 @@ def run_pool(crawl: Path, out: Path) -> None:
                 job.result()
 
         engine.run_jobs = run_jobs
-        run_ours(crawl, out)
+        run_ours(step, crawl, out)
 
 
-def run_datatrove(crawl: Path, out: Path) -> None:
+def run_datatrove(_: str, crawl: Path, out: Path) -> None:
+    """Read, extract, write."""
     magic: Any = types.ModuleType("magic")
     magic.__spec__ = importlib.machinery.ModuleSpec("magic", None)
     magic.from_buffer = lambda content, mime: "text/html"
@@ -132,15 +136,16 @@ def measure(which: str, crawl: Path) -> dict[str, float]:
     """Wall seconds, CPU seconds and peak memory (bytes, proportional set size of all its processes) of one run."""
     out = crawl / "out"
     shutil.rmtree(out, ignore_errors=True)
-    began, cpu = time.perf_counter(), psutil.Process().cpu_times()
-    with (crawl / "log.txt").open("wb") as log:
-        process = psutil.Popen([sys.executable, "-m", "mathpipe.corpus.bench_engine", which, str(crawl), str(out)], stdout=log, stderr=log)
-        peak = 0
-        while process.poll() is None:
-            peak = max(peak, sum(map(_memory, [process, *_children(process)])))
-            time.sleep(0.5)
-    if process.returncode:
-        raise RuntimeError(f"{which}: {(crawl / 'log.txt').read_text(encoding='utf-8', errors='replace')[-2000:]}")
+    began, cpu, peak = time.perf_counter(), psutil.Process().cpu_times(), 0
+    for step in ("pages", "scores")[: 1 if which == "datatrove" else 2]:
+        command = [sys.executable, "-m", "mathpipe.corpus.bench_engine", which, step, str(crawl), str(out)]
+        with (crawl / "log.txt").open("wb") as log:
+            process = psutil.Popen(command, stdout=log, stderr=log)
+            while process.poll() is None:
+                peak = max(peak, sum(map(_memory, [process, *_children(process)])))
+                time.sleep(0.2)
+        if process.returncode:
+            raise RuntimeError(f"{which}: {(crawl / 'log.txt').read_text(encoding='utf-8', errors='replace')[-2000:]}")
     spent = psutil.Process().cpu_times()
     cpu_s = spent.children_user + spent.children_system - cpu.children_user - cpu.children_system
     return {"wall_s": time.perf_counter() - began, "cpu_s": cpu_s, "peak": peak}
@@ -260,5 +265,5 @@ BENCHMARKS: dict[str, Benchmark] = {
 }  # fmt: skip
 
 if __name__ == "__main__":
-    RUNS[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
+    RUNS[sys.argv[1]](sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))
     os._exit(0)

@@ -29,6 +29,8 @@ from mathpipe.corpus.words import CJK
 from mathpipe.pipeline import log
 
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+PAIRS_AT_ONCE = 50_000
+"""Pairs of pages that are compared at a time, per worker: some 300 MB."""
 
 
 def key_schema(config: PagesConfig) -> pa.Schema:
@@ -111,8 +113,7 @@ def find(config: PagesConfig, keys: Sequence[Path], pages: Sequence[Path], work:
         for band in map(band_name, range(config.num_bands)):
             _firsts(_without(daft, table.select("id", band), found), band).write_parquet(str(work / "pairs"))
             progress.advance(1, band)
-        near = _similar(daft, daft.read_parquet(f"{work}/pairs/*.parquet").distinct(), table, config.min_similarity)
-        near.with_column("reason", lit("near duplicate")).write_parquet(str(found / "near"))
+        compare(config, table, work / "pairs", found / "near")
         progress.advance(1, "compared")
         url_of = daft.read_parquet([str(file) for file in pages]).select(col("id").alias("first"), col("url").alias("detail"))
         dropped = daft.read_parquet(f"{found}/*/*.parquet").join(url_of, on="first")
@@ -134,20 +135,29 @@ def _firsts(table: Any, key: str) -> Any:
     return table.join(groups, on=key).where(col("id") != col("first")).select("id", "first")
 
 
-def _similar(daft: Any, pairs: Any, table: Any, min_similarity: float) -> Any:
-    """(id, first, similarity) of the pairs that are similar enough, one per id: the lowest first."""
-    from daft import col
+def compare(config: PagesConfig, table: Any, candidates: Path, out: Path) -> None:
+    """Write (id, first, similarity, reason) of the candidates that are similar enough, one per id: the lowest first.
 
-    @daft.func.batch(return_dtype=daft.DataType.float64())
+    It goes in slices of ids, so that as many signatures are in memory as PAIRS_AT_ONCE pairs of a worker have.
+    """
+    daft = engine.start(config.runtime)
+    from daft import col, lit
+
+    @daft.func.batch(return_dtype=daft.DataType.float64(), batch_size=4_096)
     def similarity(one: Any, other: Any) -> pa.Array:
         return pa.array(equal_share(one.to_arrow(), other.to_arrow()))
 
-    signature = table.select("id", "signature")
-    other = table.select(col("id").alias("first"), col("signature").alias("other"))
-    both = pairs.join(signature, on="id").join(other, on="first")
-    near = both.select("id", "first", similarity(col("signature"), col("other")).alias("similarity"))
-    near = near.where(f"similarity >= {min_similarity}")
-    return near.groupby("id").agg(col("first").min()).join(near, on=["id", "first"]).select("id", "first", "similarity")
+    pairs, signature = daft.read_parquet(f"{candidates}/*.parquet"), table.select("id", "signature")
+    num_slices = 1 + pairs.count_rows() // (PAIRS_AT_ONCE * config.runtime.num_workers)
+    for number in range(num_slices):
+        part = pairs.where(f"id % {num_slices} = {number}").distinct()
+        involved = part.select("id").concat(part.select(col("first").alias("id")))
+        known = signature.join(involved, on="id", how="semi")
+        both = part.join(known, on="id").join(known.select(col("id").alias("first"), col("signature").alias("other")), on="first")
+        near = both.select("id", "first", similarity(col("signature"), col("other")).alias("similarity"))
+        near = near.where(f"similarity >= {config.min_similarity}").collect()
+        best = near.groupby("id").agg(col("first").min()).join(near, on=["id", "first"]).select("id", "first", "similarity")
+        best.with_column("reason", lit("near duplicate")).write_parquet(str(out))
 
 
 def equal_share(one: pa.Array, other: pa.Array) -> np.ndarray:

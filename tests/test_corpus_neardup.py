@@ -73,6 +73,13 @@ def test_division_into_files_and_their_order_do_not_matter(drawn: list[tuple[int
     assert dropped([pages_], config) == dropped([pages_[cut:], pages_[:cut]], config)
 
 
+def test_slices_of_the_comparison_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    pages_ = [(i, f"http://a.org/{i}", changed(WORDS, 4 * (i // 3) + i % 3, f"v{i}")) for i in range(12)]
+    whole = dropped([pages_])
+    monkeypatch.setattr(neardup, "PAIRS_AT_ONCE", 1)
+    assert len(whole) > 6 and dropped([pages_]) == whole
+
+
 def test_chinese_pages_are_compared_by_character() -> None:
     text = "".join(chr(0x4E00 + 37 * i) for i in range(80))
     near, other = text.replace(text[40], "明"), "".join(chr(0x6E00 + 29 * i) for i in range(80))
