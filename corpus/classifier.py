@@ -15,13 +15,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import fasttext
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mathpipe.corpus import measures, seeds
 from mathpipe.corpus.examples import ALL, ID_AND_HOST, LABELS, Examples, draw, is_member, members, on_hosts, without
+from mathpipe.corpus.fit import fit
 from mathpipe.corpus.round_config import ClassifierConfig, ClassifierInputs
 from mathpipe.pipeline import artifact, stage
 
@@ -53,10 +53,7 @@ def run(config: ClassifierConfig, inputs: ClassifierInputs, out: Path) -> dict[s
     examples.write(page_examples(config, inputs.pages, positives["id"].to_numpy(), negatives["id"].to_numpy()))
     order = np.random.default_rng([config.seed, number]).permutation(len(examples))
     held_out, learnt = np.split(order, [round(len(order) * config.held_out_frac)])
-    model = train(config, examples.lines(learnt.tolist()), out / "train.txt")
-    partial = out / ".model.bin.tmp"
-    model.save_model(str(partial))
-    partial.replace(out / "model.bin")
+    model = train(config, examples.lines(learnt.tolist()), out / "model.bin")
     artifact.write_parquet(out / "seeds.parquet", pa.table({"id": seed_ids}))
     facts = {
         "round": number, "num_positives": num_positives, "num_external": num_external, "num_negatives": len(negatives),
@@ -130,14 +127,15 @@ def classifier_text(text: str, max_words: int, form: str = "punctuation") -> str
 
 
 def train(config: ClassifierConfig, lines: Iterable[bytes], file: Path) -> Any:
-    """A model trained on labelled lines, which pass through `file`."""
-    with file.open("wb") as target:
+    """A model trained on labelled lines, written to `file`."""
+    examples = file.with_suffix(".txt")
+    with examples.open("wb") as target:
         target.writelines(lines)
-    model = fasttext.train_supervised(
-        str(file), dim=config.dim, lr=config.lr, wordNgrams=config.word_ngrams, minCount=config.min_count,
-        epoch=config.epoch, bucket=config.bucket, thread=1, seed=config.seed, verbose=0,
+    model = fit(
+        examples, file, dim=config.dim, lr=config.lr, wordNgrams=config.word_ngrams, minCount=config.min_count,
+        epoch=config.epoch, bucket=config.bucket, seed=config.seed,
     )  # fmt: skip
-    file.unlink()
+    examples.unlink()
     return model
 
 
@@ -148,7 +146,9 @@ def out_of_domain(config: ClassifierConfig, examples: Examples, out: Path) -> di
         return {"n": 0}
     is_out_E = np.array([host in hosts for host in examples.hosts])
     learnt = np.random.default_rng(config.seed).permutation(np.flatnonzero(~is_out_E))
-    model = train(config, examples.lines(learnt.tolist()), out / "train.txt")
+    file = out / ".out_of_domain.bin"
+    model = train(config, examples.lines(learnt.tolist()), file)
+    file.unlink()
     return {"num_hosts": len(hosts), **test(model, examples, np.flatnonzero(is_out_E))}
 
 

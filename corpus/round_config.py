@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from mathpipe.pipeline.config import Runtime, memory_bytes
 
 MIN_MODEL_BYTES = 32 * 2**20
-"""fastText with one thread initialises a tenth of its matrix and leaves the rest as allocated. From 32 MiB on (malloc's
-largest mmap threshold) that is fresh, zeroed memory; below, a run may meet old values: other models, or "Encountered NaN"."""
+"""fastText with one thread initialises a tenth of its matrix and leaves the rest as allocated (mathpipe.corpus.fit). From 32 MiB
+on (malloc's largest mmap threshold) that is fresh, zeroed memory in a new process; below it may meet old values."""
 
 
 NEGATIVES = ("random", "uncollected", "outside_domains")

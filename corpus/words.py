@@ -118,8 +118,7 @@ def _encode(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return unit_N, code_N, start_T
     plain = list(texts)
     for number in np.unique(np.searchsorted(start_T, rare, "right") - 1).tolist():
-        inside = rare[(rare >= start_T[number]) & (rare < start_T[number] + length_T[number])]
-        for char in sorted(set(unit_N[inside].tobytes().decode(UTF16, "surrogatepass"))):
+        for char in sorted(char for char in set(plain[number]) if char > "\uffff" or _codes()[ord(char)] == RARE):
             plain[number] = plain[number].replace(char, FOLDED[ord(char)])
     return _encode(plain)
 

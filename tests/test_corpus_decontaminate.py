@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from corpus_artifacts import ARCHIVES, SHARED, digests, finish, folder, needs_shared, rows
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mathpipe.corpus import decontaminate
@@ -42,6 +42,7 @@ def test_a_chinese_character_is_a_word_and_grams_may_be_characters() -> None:
 
 
 @settings(deadline=None)  # the table is built once
+@example(["\ud800 a \udc00", "\ud800"], "words")  # halves of no pair
 @given(st.lists(PARTS, max_size=6), st.sampled_from(["words", "characters"]))
 def test_words_of_many_texts_at_a_time_are_those_of_each(texts: list[str], gram: str) -> None:
     found = Words(texts, gram)
