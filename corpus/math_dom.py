@@ -24,7 +24,7 @@ RENDERED = ("MathJax_Preview", "MathJax_Display", "MathJax", "MathJax_SVG", "Mat
 SOURCES = ("katex-error", "wp-katex-eq", "math", "math-tex", "tex", "latex", "ql-formula", "asciimath", "AM", "texerror", "js-render-math")
 """Classes of elements whose text is the source."""
 CLASSES = ("mwe-math-element", "katex-display", "katex", "texhtml", "formula", *RENDERED, *SOURCES)
-ALWAYS = "img, sup, sub"
+ELEMENT = re.compile(r"<(img|sup|sub)\b", re.IGNORECASE)
 TAGS = {"<math": "math, math-field, mathjax", "<mjx-c": "mjx-container", "tex>": "tex, latex, tex-math", "math/": 'script[type^="math/"]'}
 """What the source of a page contains → the elements to look for."""
 CLASS, UNQUOTED_CLASS = re.compile(r'class="([^"]*)"'), re.compile(r"class=([^\"'> ]+)|class='([^'>]*)'")
@@ -47,7 +47,8 @@ def class_names(html: str) -> set[str]:
 
 def signs(html: str, classes: set[str]) -> list[str]:
     """Selectors of what may hold a formula in a page."""
-    found = [ALWAYS, *(selector for mark, selector in TAGS.items() if mark in html)]
+    found = sorted({name.lower() for name in ELEMENT.findall(html)})
+    found += [selector for mark, selector in TAGS.items() if mark in html]
     found += [f".{name}" for name in classes.intersection(CLASSES)]
     if "ltx_eqn_row" in classes:
         found.append("tr.ltx_eqn_row")
