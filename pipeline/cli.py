@@ -50,6 +50,9 @@ def main(argv: list[str] | None = None) -> None:
         _fail(f"error: stage {failure.stage} failed (exit code {failure.exit_code})\ncause: {failure.cause}\nlog:   {failure.log}", code)
     except (ValueError, ContractError, FileNotFoundError) as error:
         _fail(f"error: {error}".replace("\n", " "), BAD_INPUT)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
