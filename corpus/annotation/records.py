@@ -1,0 +1,173 @@
+"""What the annotation queue is made of, and the rule by which decisions become the state of a prefix."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+VERDICTS = ("math", "not_math", "skip", "flag")
+"""`skip`: left undecided, but handled; `flag`: to be settled with others."""
+FINAL = ("math", "not_math")
+HANDLED = (*FINAL, "skip")
+UNSETTLED = ("flag", "disagreement")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prefix that a stage asks about; parents come before their children."""
+
+    prefix: str
+    """`host/` or `host/folder/folder/`."""
+    parent: str
+    """Prefix of the parent, empty for a root."""
+    num_pages: int
+    num_collected: int
+    mean_score: float
+    num_tokens: int
+    """Tokens of its uncollected pages."""
+    samples: tuple[int, ...]
+    """Ids of pages under it, collected and not."""
+    suggestion: str = ""
+    """The policy's: math, not_math or empty."""
+
+    @property
+    def gain(self) -> float:
+        """Mathematical pages that a yes is expected to add: uncollected pages × share collected."""
+        return (self.num_pages - self.num_collected) * self.num_collected / max(1, self.num_pages)
+
+
+@dataclass(frozen=True)
+class Queue:
+    """The questions of one stage."""
+
+    id: int
+    name: str
+    round: int
+    stage: str
+    pages: Path
+    is_finished: bool
+    finished_by: str
+    created_at: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """A question with its state, as one annotator may see it."""
+
+    id: int
+    queue: int
+    prefix: str
+    parent_id: int | None
+    num_pages: int
+    num_collected: int
+    mean_score: float
+    num_tokens: int
+    gain: float
+    samples: tuple[int, ...]
+    num_children: int
+    state: str
+    """Its own: open, math, not_math, skip, flag, disagreement. While a second annotator is awaited: open, but to the first who
+    decided their own verdict."""
+    verdict: str
+    """What holds here: math or not_math, its own or inherited; else empty."""
+    inherited_from: str
+    """Prefix of the nearest decided ancestor where the verdict is not its own, else empty."""
+    version: int
+    """Number of decisions and undos on the prefix."""
+    is_done: bool
+    num_wanted: int
+    """Annotators who must handle it."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One line of the log."""
+
+    id: int
+    prefix: str
+    who: str
+    verdict: str
+    """One of VERDICTS; `hidden` where a second annotator is awaited and must not see it."""
+    note: str
+    kind: str
+    """decide, settle or import."""
+    queue: int
+    round: int
+    at: float
+    undone_at: float | None
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """What a machine thinks of a prefix; it decides nothing."""
+
+    source: str
+    verdict: str
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a queue is."""
+
+    total: int
+    """Roots."""
+    left: int
+    """Roots that are not done."""
+    num_decisions: int
+    """Made in this queue, neither undone nor imported."""
+    budget: int
+    """Decisions after which the queue ends; 0: none."""
+    num_flagged: int
+    num_disagreements: int
+    seconds_left: float | None
+    """At the pace of the last decisions, pauses left out; None before there are some."""
+    is_finished: bool
+    tokens_added: int
+    """Tokens of the uncollected pages that are math by the verdicts so far."""
+
+
+class Conflict(Exception):
+    """Somebody else has decided since the author looked; nothing was written."""
+
+    def __init__(self, decisions: list[Decision], version: int) -> None:
+        super().__init__("decided by " + ", ".join(dict.fromkeys(decision.who for decision in decisions)))
+        self.decisions, self.version = decisions, version
+
+
+class Finished(ValueError):
+    """The queue takes no more decisions."""
+
+
+def num_wanted(root: str, overlap_frac: float) -> int:
+    """Annotators wanted under a root: two for `overlap_frac` of the roots, chosen by their hash."""
+    share = int.from_bytes(hashlib.sha256(root.encode()).digest()[:6]) / 2**48
+    return 2 if share < overlap_frac else 1
+
+
+def standing(decisions: Sequence[Decision]) -> list[Decision]:
+    """Of the decisions on a prefix in their order, those that count: not undone, not before the last settlement, each person's last.
+
+    A settlement (or import) thus replaces what was said before it; who differs later disagrees with it.
+    """
+    valid = [decision for decision in decisions if decision.undone_at is None]
+    settled = max((i for i, decision in enumerate(valid) if decision.kind == "settle"), default=0)
+    return list({decision.who: decision for decision in valid[settled:]}.values())
+
+
+def resolve(decisions: Sequence[Decision], wanted: int) -> str:
+    """State of a prefix, from `standing` decisions.
+
+    Flags and opposite verdicts wait for a settlement; a verdict counts more than a skip; fewer people than wanted leave it open,
+    except where it was settled or imported.
+    """
+    verdicts = {decision.verdict for decision in decisions}
+    if "flag" in verdicts:
+        return "flag"
+    if verdicts >= set(FINAL):
+        return "disagreement"
+    is_enough = len(decisions) >= wanted or any(decision.kind != "decide" for decision in decisions)
+    return next((verdict for verdict in HANDLED if verdict in verdicts), "open") if is_enough else "open"

@@ -1,0 +1,402 @@
+"""The annotation queue in its database: questions, the log of decisions, and what follows from it.
+
+Decisions belong to prefixes, not to queues: what was decided in one round holds in the next. The log is only added to; an undo
+marks. The state of a question, of its ancestors and the counts of its queue change in the transaction of the event, so that
+every list is read from an index. A question's number stays for good: 10,000,000 × queue + place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import text
+
+from mathpipe.corpus.annotation import agreement, tree
+from mathpipe.corpus.annotation.records import (
+    FINAL,
+    HANDLED,
+    VERDICTS,
+    Conflict,
+    Decision,
+    Finished,
+    Progress,
+    Question,
+    Queue,
+    Row,
+    Suggestion,
+    resolve,
+    standing,
+)
+from mathpipe.corpus.annotation.schema import Database
+
+__all__ = [
+    "VERDICTS", "Conflict", "Decision", "Finished", "Progress", "Question", "Queue", "Row", "Store", "Suggestion",
+]  # fmt: skip
+
+CLAIM_S = 120
+"""A question that was given to somebody is not given to others for so long."""
+SERVER_S = 15
+"""A server that was not seen for so long is gone."""
+PAUSE_S = 300
+"""Longer times between decisions are breaks."""
+NUM_RECENT = 30
+"""Decisions from which the pace is taken."""
+ORDERS = {
+    "gain": "gain DESC, id", "pages": "num_pages DESC, id", "score": "mean_score DESC, id", "tokens": "num_tokens DESC, id",
+    "prefix": "prefix",
+}  # fmt: skip
+
+
+class Store:
+    """One database of annotations; safe for many threads and processes."""
+
+    def __init__(self, address: str) -> None:
+        self.database = Database(address)
+
+    # queues
+
+    def add_queue(
+        self, name: str, round_number: int, pages: Path, questions: Iterable[Question], *,
+        overlap_frac: float = 0.0, max_decisions: int = 0, annotate: str = "",
+    ) -> int:  # fmt: skip
+        """Load the questions of a stage, parents before children, or find them loaded; returns the queue's number."""
+        with self.database.writing() as c:
+            known = c.execute(text("SELECT id FROM queues WHERE name = :name"), {"name": name}).scalar()
+            if known is not None:
+                return known
+            insert = (
+                "INSERT INTO queues (name, round, stage, pages, max_decisions, num_roots, num_left, num_decisions, tokens_added, "
+                "is_finished, finished_by, finish_reason, created_at) "
+                "VALUES (:name, :round, :stage, :pages, :budget, 0, 0, 0, 0, 0, '', '', :at) RETURNING id"
+            )
+            values = {"name": name, "round": round_number, "stage": annotate, "pages": str(pages), "budget": max_decisions}
+            queue = c.execute(text(insert), values | {"at": time.time()}).scalar_one()
+            tree.load(c, queue, questions, overlap_frac)
+            return queue
+
+    def queues(self) -> list[Queue]:
+        """Newest first."""
+        names = "id, name, round, stage, pages, is_finished, finished_by, created_at"
+        with self.database.reading() as c:
+            rows = c.execute(text(f"SELECT {names} FROM queues ORDER BY id DESC")).all()
+        return [Queue(r.id, r.name, r.round, r.stage, Path(r.pages), bool(r.is_finished), r.finished_by, r.created_at) for r in rows]
+
+    def progress(self, queue: int) -> Progress:
+        """How far a queue is."""
+        with self.database.reading() as c:
+            head = tree.read_queue(c, queue)
+            by_state = "SELECT state, count(*) FROM questions WHERE queue_id = :queue AND state IN ('flag', 'disagreement') GROUP BY state"
+            unsettled = {state: num for state, num in c.execute(text(by_state), {"queue": queue})}
+            recent = text("SELECT at FROM decisions WHERE queue_id = :queue AND kind = 'decide' ORDER BY id DESC LIMIT :num")
+            times = c.execute(recent, {"queue": queue, "num": NUM_RECENT}).scalars().all()
+        gaps = [later - earlier for later, earlier in zip(times, times[1:], strict=False) if later - earlier < PAUSE_S]
+        left = min(head.num_left, max(0, head.max_decisions - head.num_decisions)) if head.max_decisions else head.num_left
+        return Progress(
+            total=head.num_roots, left=head.num_left, num_decisions=head.num_decisions, budget=head.max_decisions,
+            num_flagged=unsettled.get("flag", 0), num_disagreements=unsettled.get("disagreement", 0),
+            seconds_left=left * sum(gaps) / len(gaps) if gaps else None, is_finished=bool(head.is_finished),
+            tokens_added=head.tokens_added,
+        )  # fmt: skip
+
+    def finish(self, queue: int, who: str, why: str) -> None:
+        """Take no more decisions; the first who finishes is kept."""
+        update = "UPDATE queues SET is_finished = 1, finished_by = :who, finish_reason = :why WHERE id = :queue AND is_finished = 0"
+        with self.database.writing() as c:
+            tree.read_queue(c, queue)
+            c.execute(text(update), {"queue": queue, "who": who, "why": why})
+
+    def reopen(self, queue: int) -> None:
+        """Take decisions again."""
+        update = "UPDATE queues SET is_finished = 0, finished_by = '', finish_reason = '' WHERE id = :queue"
+        with self.database.writing() as c:
+            tree.read_queue(c, queue)
+            c.execute(text(update), {"queue": queue})
+
+    # reading questions
+
+    def rows(
+        self, queue: int, who: str, *, parent: int | None = None, state: str = "", search: str = "", order: str = "gain",
+        offset: int = 0, limit: int = 50,
+    ) -> tuple[list[Row], int]:  # fmt: skip
+        """(questions as `who` may see them, number of all): the roots or the children of `parent`; with `state` (or `left`: roots
+        that are not done) or `search` (part of the prefix) those of any level.
+
+        Raises:
+            ValueError: no such order.
+        """
+        if order not in ORDERS:
+            raise ValueError(f"order must be one of {', '.join(ORDERS)}; found {order!r}")
+        where = ["queue_id = :queue"]
+        values: dict[str, Any] = {"queue": queue, "offset": offset, "limit": limit}
+        if parent is not None or state == "left" or not (state or search):
+            where.append("parent_id = :parent")
+            values["parent"] = parent or 0
+        if state == "left":
+            where.append("is_done = 0")
+        elif state:
+            where.append("state = :state")
+            values["state"] = state
+        if search:
+            where.append("lower(prefix) LIKE :search ESCAPE '\\'")
+            values["search"] = "%" + search.lower().replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_") + "%"
+        condition = " AND ".join(where)
+        page = f"SELECT id FROM questions WHERE {condition} ORDER BY {ORDERS[order]} LIMIT :limit OFFSET :offset"
+        with self.database.reading() as c:
+            total = c.execute(text(f"SELECT count(*) FROM questions WHERE {condition}"), values).scalar_one()
+            ids = c.execute(text(page), values).scalars().all()
+            return tree.view(c, ids, who), total
+
+    def disagreements(self, queue: int, who: str = "", *, offset: int = 0, limit: int = 50) -> tuple[list[Row], int]:
+        """(flags and disagreements to settle, number of all)."""
+        where = "queue_id = :queue AND state IN ('flag', 'disagreement')"
+        values = {"queue": queue, "offset": offset, "limit": limit}
+        with self.database.reading() as c:
+            total = c.execute(text(f"SELECT count(*) FROM questions WHERE {where}"), values).scalar_one()
+            ids = c.execute(text(f"SELECT id FROM questions WHERE {where} ORDER BY gain DESC, id LIMIT :limit OFFSET :offset"), values)
+            return tree.view(c, ids.scalars().all(), who), total
+
+    def row(self, question: int, who: str) -> Row:
+        """One question.
+
+        Raises:
+            LookupError: there is none of that number.
+        """
+        with self.database.reading() as c:
+            return tree.view_one(c, question, who)
+
+    def path(self, question: int, who: str = "") -> list[Row]:
+        """The ancestors of a question, root first."""
+        with self.database.reading() as c:
+            asked = tree.read_question(c, question)
+            chain = [one.id for one in tree.above(tree.with_ancestors(c, [asked]), asked)]
+            return tree.view(c, chain[::-1], who)
+
+    def next_open(self, queue: int, who: str, after: int | None = None) -> Row | None:
+        """The question of highest gain that needs `who` and that nobody else was given lately: after a child the next one beside or
+        above it, else a root. It is given to `who` now."""
+        with self.database.writing() as c:
+            for parent in tree.open_levels(c, after):
+                select = """SELECT q.id FROM questions q LEFT JOIN claims ON claims.question_id = q.id
+                    WHERE q.queue_id = :queue AND q.parent_id = :parent AND q.is_done = 0 AND q.state IN ('open', 'flag') AND q.id <> :after
+                    AND (claims.who IS NULL OR claims.who = :who OR claims.at < :stale) AND NOT EXISTS
+                    (SELECT 1 FROM decisions d WHERE d.prefix = q.prefix AND d.who = :who AND d.undone_at IS NULL)
+                    ORDER BY q.gain DESC, q.id LIMIT 1"""
+                now = time.time()
+                values = {"queue": queue, "parent": parent, "who": who, "after": after or 0, "stale": now - CLAIM_S}
+                found = c.execute(text(select), values).scalar()
+                if found is not None:
+                    claim = """INSERT INTO claims VALUES (:id, :who, :now)
+                        ON CONFLICT (question_id) DO UPDATE SET who = excluded.who, at = excluded.at"""
+                    c.execute(text(claim), {"id": found, "who": who, "now": now})
+                    return tree.view_one(c, found, who)
+        return None
+
+    # deciding
+
+    def decide(self, question: int, who: str, verdict: str, note: str = "", version: int | None = None, kind: str = "decide") -> Row:
+        """Record a verdict; it is on the disk when this returns.
+
+        Args:
+            version: of the row that the author saw; None: whatever has happened since.
+            kind: `decide`, or `settle` for a verdict that replaces what was said before.
+
+        Raises:
+            Conflict: somebody else has decided since; nothing was written.
+            Finished: the queue takes no more decisions.
+            LookupError: no such question.
+            ValueError: no such verdict.
+        """
+        allowed = HANDLED if kind == "settle" else VERDICTS
+        if kind not in ("decide", "settle") or verdict not in allowed or not who:
+            raise ValueError(f"expected who, and one of {', '.join(allowed)} to {kind}; found {who!r}, {verdict!r}")
+        with self.database.writing() as c:
+            asked = tree.read_question(c, question)
+            queue = tree.read_open_queue(c, asked.queue_id)
+            if version is not None and version != asked.version:
+                tree.require_seen(c, asked, who, version)
+            tree.add_decision(c, queue, asked.prefix, who, verdict, note, kind)
+            c.execute(text("DELETE FROM claims WHERE question_id = :id"), {"id": question})
+            tree.refresh(c, asked.prefix)
+            return tree.view_one(c, question, who)
+
+    def undo(self, queue: int, who: str) -> Row | None:
+        """Take back the latest decision of `who` in the queue; None where nothing is left to undo."""
+        latest = """SELECT id, prefix FROM decisions WHERE queue_id = :queue AND who = :who AND undone_at IS NULL AND kind <> 'import'
+            ORDER BY id DESC LIMIT 1"""
+        with self.database.writing() as c:
+            tree.read_open_queue(c, queue)
+            found = c.execute(text(latest), {"queue": queue, "who": who}).first()
+            if found is None:
+                return None
+            mark = "UPDATE decisions SET undone_at = :at, undone_version = :version WHERE id = :id"
+            c.execute(text(mark), {"at": time.time(), "version": tree.count_events(c, found.prefix) + 1, "id": found.id})
+            c.execute(text("UPDATE queues SET num_decisions = num_decisions - 1 WHERE id = :queue"), {"queue": queue})
+            tree.refresh(c, found.prefix)
+            place = "SELECT id FROM questions WHERE queue_id = :queue AND prefix = :prefix"
+            return tree.view_one(c, c.execute(text(place), {"queue": queue, "prefix": found.prefix}).scalar_one(), who)
+
+    def import_decisions(self, queue: int, lines: Iterable[dict[str, Any]], who: str) -> int:
+        """Record decisions made elsewhere (prefix, decision, reason, who; `who` for those that name nobody), all or none; what stands
+        already is left out. Returns how many are new.
+
+        Raises:
+            ValueError: a line is not a decision.
+        """
+        checked = [_checked(number, line, who) for number, line in enumerate(lines, 1)]
+        num_new = 0
+        with self.database.writing() as c:
+            head = tree.read_open_queue(c, queue)
+            for prefix, author, verdict, reason in checked:
+                before = standing(tree.decisions_by_prefix(c, [prefix])[prefix])
+                if not any(d.who == author and d.verdict == verdict for d in before):
+                    tree.add_decision(c, head, prefix, author, verdict, reason, "import")
+                    tree.refresh(c, prefix)
+                    num_new += 1
+        return num_new
+
+    # the log and what it says
+
+    def log(
+        self, queue: int, *, who: str = "", prefix: str = "", viewer: str = "", offset: int = 0, limit: int = 100
+    ) -> tuple[list[Decision], int]:  # fmt: skip
+        """(decisions of a queue, newest first, undone ones too, number of all), of one person or on what begins with `prefix`; where
+        a second annotator is awaited, others than the author see `hidden`."""
+        where = ["queue_id = :queue"]
+        values: dict[str, Any] = {"queue": queue, "offset": offset, "limit": limit}
+        if who:
+            where.append("who = :who")
+            values["who"] = who
+        if prefix:
+            where.append("prefix >= :prefix AND prefix < :end")
+            values |= {"prefix": prefix, "end": prefix + "\U0010ffff"}
+        condition = " AND ".join(where)
+        with self.database.reading() as c:
+            total = c.execute(text(f"SELECT count(*) FROM decisions WHERE {condition}"), values).scalar_one()
+            select = f"SELECT {tree.LOG} FROM decisions WHERE {condition} ORDER BY id DESC LIMIT :limit OFFSET :offset"
+            found = [Decision(*row) for row in c.execute(text(select), values)]
+            select_open = f"SELECT prefix FROM questions WHERE queue_id = :queue AND prefix IN :prefixes AND {tree.BLIND}"
+            names = {"queue": queue, "prefixes": [d.prefix for d in found]}
+            blind = set(c.execute(tree.within(select_open, "prefixes"), names).scalars())
+        return [_hidden(d) if d.prefix in blind and d.who != viewer else d for d in found], total
+
+    def people(self, queue: int) -> dict[str, int]:
+        """Who decided in a queue, and how often."""
+        select = "SELECT who, count(*) FROM decisions WHERE queue_id = :queue AND undone_at IS NULL GROUP BY who ORDER BY who"
+        with self.database.reading() as c:
+            return dict(c.execute(text(select), {"queue": queue}).all())  # type: ignore[arg-type]
+
+    def decisions_on(self, question: int, viewer: str) -> list[Decision]:
+        """All on one prefix, in any round, undone ones too, oldest first; only the viewer's own where a second annotator is awaited."""
+        with self.database.reading() as c:
+            asked = tree.read_question(c, question)
+            found = tree.decisions_by_prefix(c, [asked.prefix])[asked.prefix]
+        return [d for d in found if d.who == viewer] if tree.is_blind(asked) else found
+
+    def suggest(self, queue: int, prefix: str, source: str, verdict: str, reason: str) -> None:
+        """Record what a machine thinks; it replaces what the same source said before."""
+        upsert = """INSERT INTO suggestions VALUES (:queue, :prefix, :source, :verdict, :reason, :at) ON CONFLICT (queue_id, prefix, source)
+            DO UPDATE SET verdict = excluded.verdict, reason = excluded.reason, at = excluded.at"""
+        values = {"queue": queue, "prefix": prefix, "source": source, "verdict": verdict, "reason": reason, "at": time.time()}
+        with self.database.writing() as c:
+            c.execute(text(upsert), values)
+
+    def suggestions(self, question: int) -> list[Suggestion]:
+        """What machines think of a question."""
+        select = "SELECT source, verdict, reason, at FROM suggestions WHERE queue_id = :queue AND prefix = :prefix ORDER BY source"
+        with self.database.reading() as c:
+            asked = tree.read_question(c, question)
+            return [Suggestion(*row) for row in c.execute(text(select), {"queue": asked.queue_id, "prefix": asked.prefix})]
+
+    def agreement(self, queue: int) -> agreement.Agreement:
+        """How far people agree on the prefixes that needed several of them, before they saw each other's verdicts."""
+        select = f"""SELECT {', '.join('d.' + name for name in tree.LOG.split(', '))}, q.num_wanted FROM decisions d JOIN questions q
+            ON q.prefix = d.prefix AND q.queue_id = d.queue_id
+            WHERE d.queue_id = :queue AND d.kind = 'decide' AND d.undone_at IS NULL AND q.num_wanted > 1 ORDER BY d.id"""
+        first: dict[str, dict[str, str]] = defaultdict(dict)
+        with self.database.reading() as c:
+            for *values, wanted in c.execute(text(select), {"queue": queue}):
+                decision = Decision(*values)
+                if len(first[decision.prefix]) < wanted:
+                    first[decision.prefix][decision.who] = decision.verdict
+        return agreement.agree(first.values())
+
+    def final(self, queue: int) -> list[dict[str, Any]]:
+        """The decisions that count: math and not_math on the prefixes of the queue and, decided before, elsewhere on its hosts; as
+        lines of a decisions file, sorted by prefix."""
+        with self.database.reading() as c:
+            asked = c.execute(text("SELECT prefix, num_wanted FROM questions WHERE queue_id = :queue"), {"queue": queue}).all()
+            everything = tree.decisions_by_prefix(c, None)
+        wanted: dict[str, int] = {row.prefix: row.num_wanted for row in asked}
+        hosts = {prefix.partition("/")[0] for prefix in wanted}
+        lines = []
+        for prefix in sorted(name for name in everything if name.partition("/")[0] in hosts):
+            said = standing(everything[prefix])
+            verdict = resolve(said, wanted.get(prefix, 1))
+            agreed = [d for d in said if d.verdict == verdict]
+            if verdict in FINAL:
+                reason, who = "; ".join(dict.fromkeys(d.note for d in agreed if d.note)), ", ".join(d.who for d in agreed)
+                lines.append({"prefix": prefix, "decision": verdict, "reason": reason, "who": who, "at": max(d.at for d in agreed)})
+        return lines
+
+    # people and servers
+
+    def seen(self, url: str) -> None:
+        """A server says that it is there."""
+        upsert = "INSERT INTO servers VALUES (:url, :at) ON CONFLICT (url) DO UPDATE SET seen_at = excluded.seen_at"
+        with self.database.writing() as c:
+            c.execute(text(upsert), {"url": url, "at": time.time()})
+
+    def server(self) -> str | None:
+        """URL of a server that is there."""
+        with self.database.reading() as c:
+            select = text("SELECT url FROM servers WHERE seen_at > :after ORDER BY seen_at DESC LIMIT 1")
+            return c.execute(select, {"after": time.time() - SERVER_S}).scalar()
+
+    def invite(self, name: str) -> str:
+        """A new token for an annotator; an older one of theirs ends. Only its SHA-256 is kept.
+
+        Raises:
+            ValueError: no name.
+        """
+        if not name.strip():
+            raise ValueError("an annotator needs a name")
+        token = secrets.token_urlsafe(24)
+        upsert = """INSERT INTO annotators VALUES (:name, :digest, :at)
+            ON CONFLICT (name) DO UPDATE SET token_sha256 = excluded.token_sha256, created_at = excluded.created_at"""
+        with self.database.writing() as c:
+            c.execute(text(upsert), {"name": name.strip(), "digest": _digest(token), "at": time.time()})
+        return token
+
+    def annotator_of(self, token: str) -> str | None:
+        """Who was given a token."""
+        with self.database.reading() as c:
+            return c.execute(text("SELECT name FROM annotators WHERE token_sha256 = :digest"), {"digest": _digest(token)}).scalar()
+
+    def annotators(self) -> list[str]:
+        """Who was invited."""
+        with self.database.reading() as c:
+            return list(c.execute(text("SELECT name FROM annotators ORDER BY name")).scalars())
+
+
+def _hidden(decision: Decision) -> Decision:
+    return Decision(**{**decision.__dict__, "verdict": "hidden", "note": ""})
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _checked(number: int, line: Any, who: str) -> tuple[str, str, str, str]:
+    """(prefix, who, verdict, reason) of an imported line."""
+    if not isinstance(line, dict) or not isinstance(line.get("prefix"), str) or line.get("decision") not in FINAL:
+        raise ValueError(f"line {number}: expected prefix, decision (math or not_math), reason, who; found {json.dumps(line)[:100]}")
+    if not line["prefix"].endswith("/"):
+        raise ValueError(f"line {number}: a prefix ends in /; found {line['prefix']!r}")
+    return line["prefix"], str(line.get("who") or who), line["decision"], str(line.get("reason") or "")
