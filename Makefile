@@ -9,7 +9,7 @@ READY := .venv/.ready
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline corpus sweep-volume pretrain sft grpo eval report plan status test test-all check bench ui clean
+.PHONY: help setup pipeline corpus annotate sweep-volume pretrain sft grpo eval report plan status test test-all check bench ui clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ eval: $(READY)  ## as far as MMLU, BBH and the held-out problems
 
 report: $(READY)  ## the HTML report
 	@$(RUN) report
+
+annotate: $(READY)  ## the page on which people decide which URLs are mathematics (annotate.source = "human")
+	@.venv/bin/mathpipe annotate --profile $(PROFILE) $(ARGS)
 
 plan: $(READY)  ## what would run, why, and how large it is
 	@.venv/bin/mathpipe plan --profile $(PROFILE) $(ARGS)

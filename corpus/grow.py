@@ -80,7 +80,7 @@ def pass_on(previous: Path, number: int, out: Path) -> dict[str, Any]:
 
 def read_verdicts(annotations: Path) -> dict[str, bool]:
     """Prefix → whether it is math."""
-    lines = (annotations / "decisions.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (annotations / "decisions.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
     return {decision["prefix"]: decision["decision"] == "math" for decision in map(json.loads, lines)}
 
 

@@ -17,7 +17,7 @@ on (malloc's largest mmap threshold) that is fresh, zeroed memory in a new proce
 NEGATIVES = ("random", "uncollected", "outside_domains")
 TEXT_FORMS = ("punctuation", "words")
 DOMAINS = ("host", "registered_domain")
-ANNOTATORS = ("policy", "file", "queue")
+ANNOTATORS = ("policy", "file", "human")
 
 
 @dataclass(frozen=True)
@@ -213,45 +213,70 @@ class AnnotateConfig:
     """Which URL prefixes inside the math-related hosts hold mathematics."""
 
     SECTION: ClassVar[str] = "annotate"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     source: str = "policy"
-    """Who decides: people in section 2.1. `file`: decisions made elsewhere; `queue`: people, asked through `questions.jsonl`;
+    """Who decides. `human`: people, as in section 2.1, on the page of `mathpipe annotate`; `file`: decisions made elsewhere;
     `policy`: automatic, by the share of collected pages."""
     file: str = ""
-    """source `file` or `queue`: JSONL with prefix, decision (math, not_math), reason, who."""
+    """file: JSONL with prefix, decision (math, not_math), reason, who."""
     accept_frac: float = 0.5
-    """policy: a prefix is math from this share of collected pages on; not stated; we chose."""
+    """policy, also where it only suggests: a prefix is math from this share of collected pages on; not stated; we chose."""
     reject_frac: float = 0.1
-    """policy: a prefix is not math up to this share; between the two its sub-prefixes are judged."""
+    """The same: a prefix is not math up to this share; between the two its sub-prefixes are judged."""
     min_pages: int = 5
-    """policy: smaller prefixes are judged with their parent."""
+    """policy, human: smaller prefixes are judged with their parent."""
+    num_samples: int = 6
+    """human: pages shown of a prefix, half of them collected."""
+    overlap_frac: float = 0.0
+    """human: share of the hosts on which two people decide, neither of whom sees the other's verdict."""
+    max_decisions: int = 0
+    """human: budget of decisions by round, after which the round goes on with what was decided; 0: no limit."""
+    suggest_url: str = ""
+    """human: an OpenAI-compatible endpoint (https://…/v1; key in OPENAI_API_KEY) that suggests and never decides; empty: none."""
+    suggest_model: str = ""
+    """human: the model's name there."""
+    runtime: Runtime = field(default_factory=Runtime)
 
     def __post_init__(self) -> None:
         if self.source not in ANNOTATORS:
             raise ValueError(f"source must be one of {', '.join(ANNOTATORS)}; found {self.source!r}")
-        if self.source != "policy" and not self.file:
-            raise ValueError(f"source {self.source!r} needs file, a JSONL of decisions")
+        if self.source == "file" and not self.file:
+            raise ValueError("source 'file' needs file, a JSONL of decisions")
         if not 0 <= self.reject_frac <= self.accept_frac <= 1:
             raise ValueError(f"need 0 <= reject_frac <= accept_frac <= 1, found {self.reject_frac} and {self.accept_frac}")
+        if not 0 <= self.overlap_frac <= 1:
+            raise ValueError(f"overlap_frac must be in [0, 1], found {self.overlap_frac}")
+        for name, least in (("min_pages", 1), ("num_samples", 1), ("max_decisions", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, found {getattr(self, name)}")
+        if self.suggest_url and not (self.suggest_url.startswith(("http://", "https://")) and self.suggest_model):
+            raise ValueError(f"suggest_url must be http(s)://… and needs suggest_model; found {self.suggest_url!r}, {self.suggest_model!r}")
+
+    def database(self, root: Path) -> str:
+        """Where the decisions of the profile with that folder lie: a file, or the URL of a database."""
+        return self.runtime.database or str(root / "annotations.sqlite")
 
     def describe(self) -> str:
         """For `mathpipe plan`."""
-        return "automatic policy" if self.source == "policy" else f"decisions from {self.file}"
+        from_people = "people decide on the page of `mathpipe annotate`"
+        return {"policy": "automatic policy", "human": from_people}.get(self.source, f"decisions from {self.file}")
 
     def fingerprint(self) -> list[Any] | None:
-        """Size and time of the decisions file; not of a queue's, which grows from round to round."""
+        """Size and time of the decisions file."""
         file = Path(self.file)
         return [file.stat().st_size, file.stat().st_mtime_ns] if self.source == "file" and file.is_file() else None
 
 
 @dataclass(frozen=True)
 class AnnotateInputs:
-    """What `annotate` reads."""
+    """What `annotate` reads; `previous` are the decisions of the round before."""
 
     pages: Path
     selected: Path
     domains: Path
+    scores: Path
+    previous: Path | None = None
 
 
 @dataclass(frozen=True)

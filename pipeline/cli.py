@@ -1,4 +1,4 @@
-"""The command line: `mathpipe run | plan | status | rerun | report | sweep-volume | gc | ui | bench`."""
+"""The command line: `mathpipe run | annotate | plan | status | rerun | report | sweep-volume | gc | ui | bench`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import errno
 import importlib
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -15,26 +16,28 @@ import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mathpipe.pipeline import launch, stages, tables
 from mathpipe.pipeline.artifact import ContractError
-from mathpipe.pipeline.config import ConfigError
+from mathpipe.pipeline.config import ANNOTATION_PORT, ConfigError
 from mathpipe.pipeline.plan import Plan, Step, force, make_plan
 from mathpipe.pipeline.stage import BAD_INPUT
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+SERVER = "mathpipe.corpus.annotation.serve"
 EXAMPLES = """examples:
   mathpipe run                                     the whole chain, profile tiny
   mathpipe run corpus --set select.num_tokens=2e6  what corpus needs, then corpus
+  mathpipe annotate                                the page on which people decide (annotate.source = "human")
   mathpipe plan --profile paper                    what the paper's run would do, with sizes
   mathpipe rerun grpo                              grpo again, and all that follows
   mathpipe status --json                           state of every stage, for programs
 
 Artifacts lie in runs/<profile>/<stage>-<hash8>; a changed value gives a new hash, an old artifact is never overwritten.
-Exit codes: 0 done, 1 a stage failed, 2 bad input (one line says what), 130 interrupted."""
+Exit codes: 0 done, or people are asked (the last line says where), 1 a stage failed, 2 bad input (one line says what), 130 interrupted."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -43,6 +46,8 @@ def main(argv: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         arguments.command(arguments)
+    except launch.StageWaits as waiting:
+        print(f"{waiting}: run `{_annotate_command(arguments)}` (http://127.0.0.1:{ANNOTATION_PORT}/), then the same command again")
     except launch.StageFailed as failure:
         code = launch.exit_code(failure)
         if code == BAD_INPUT:
@@ -59,6 +64,16 @@ def main(argv: list[str] | None = None) -> None:
         _fail(f"error: {error.filename or arguments.runs}: the disk is full; free some space and run the same command again", BAD_INPUT)
     except KeyboardInterrupt:
         _fail("interrupted; the same command continues from here", 130)
+
+
+def _annotate_command(arguments: argparse.Namespace) -> str:
+    """The command that serves the page for a run with these arguments."""
+    words = ["mathpipe", "annotate"]
+    words += ["--profile", arguments.profile or "tiny"] if arguments.profile or not arguments.config else []
+    words += ["--config", str(arguments.config)] if arguments.config else []
+    words += ["--runs", str(arguments.runs)] if str(arguments.runs) != os.environ.get("MATHPIPE_RUNS", "runs") else []
+    needed = [text for text in arguments.overrides if text.startswith(("annotate.", "runtime.database="))]
+    return shlex.join([*words, *(word for text in needed for word in ("--set", text))])
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
@@ -102,6 +117,18 @@ def _parser() -> argparse.ArgumentParser:
     rerun = add("rerun", _rerun, "run a stage again although it is done, and all that follow; the old artifacts stay")
     rerun.add_argument("stage", metavar="STAGE")
     rerun.add_argument("--verbose", action="store_true", help="show what the stages print")
+    text = "wait for people's decisions although nobody serves the annotation page yet"
+    for patient in (run, rerun):
+        patient.add_argument("--wait", action="append_const", dest="overrides", const="runtime.wait=true", help=text)
+    page = add("annotate", _annotate, "serve the page on which people decide which URLs are mathematics; Ctrl-C ends it")
+    page.add_argument("--port", type=int, default=ANNOTATION_PORT, help="default: %(default)s")
+    page.add_argument("--host", default="127.0.0.1", help="address to serve on (default: %(default)s); others need an invitation")
+    page.add_argument("--who", metavar="NAME", help="your name in the log of decisions (default: USER)")
+    instead = page.add_mutually_exclusive_group()
+    instead.add_argument("--finish", action="store_true", help="end the queue that waits: the run goes on with what was decided")
+    instead.add_argument("--export", type=Path, metavar="FILE", help="write the newest queue's decisions as JSON lines (annotate.file)")
+    instead.add_argument("--import", type=Path, metavar="FILE", dest="import_", help="take over decisions from such a file")
+    instead.add_argument("--invite", metavar="NAME", help="make a token for an annotator on another machine")
     add("report", _report, "build the report if it is not up to date, and print its path")
     sweep = add("sweep-volume", _sweep_volume, "train a small model on 1×, 2×, 3× and 4× round 1's tokens, compare held-out losses")
     sweep.add_argument("--verbose", action="store_true", help="show what the stages print")
@@ -252,12 +279,23 @@ def _gc(arguments: argparse.Namespace) -> None:
         print("add --yes to remove them")
 
 
+def _annotate(arguments: argparse.Namespace) -> None:
+    plan = _make_plan(arguments)
+    with contextlib.suppress(KeyboardInterrupt):  # the way to end it
+        importlib.import_module(SERVER).main(_annotate_config(plan), plan.root, arguments)
+
+
+def _annotate_config(plan: Plan) -> Any:
+    return next(step.config for step in plan.steps.values() if step.config.SECTION == "annotate")
+
+
 def _ui(arguments: argparse.Namespace) -> None:
     from mathpipe.pipeline import ui
 
     plan = _make_plan(arguments)
+    page = importlib.import_module(SERVER).page_of(_annotate_config(plan), plan.root)
     with contextlib.suppress(KeyboardInterrupt):  # the way to end it
-        ui.serve(plan.root, report_file(plan))
+        ui.serve(plan.root, report_file(plan), page)
 
 
 def _extract(arguments: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ import os
 import tomllib
 import types
 import typing
+import urllib.parse
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ import tomli_w
 
 T = TypeVar("T")
 Tables = dict[str, dict[str, Any]]
+ANNOTATION_PORT = 8765
+"""Where `mathpipe annotate` serves on 127.0.0.1 unless told otherwise."""
 
 
 class ConfigError(ValueError):
@@ -48,6 +51,11 @@ class Runtime:
     cluster: str = "native"
     """Where corpus stages run: `native` (this machine), `local` (a Ray started here), or a Ray cluster whose nodes all see the
     crawl and `runs/` under the same paths: `ray://host:port`, or `host:port` from one of its nodes."""
+    database: str = ""
+    """Where people's decisions lie: empty: `annotations.sqlite` in the profile's folder; a file; or, for teams,
+    `postgresql://user@host/name` (password in ~/.pgpass or PGPASSWORD)."""
+    wait: bool = False
+    """Whether a stage that asks people waits for them although nobody serves its page (`mathpipe run --wait`)."""
 
     def __post_init__(self) -> None:
         for name in ("num_processes", "num_threads", "num_workers", "log_interval"):
@@ -59,6 +67,8 @@ class Runtime:
             raise ConfigError(f"runtime.device must be auto, cpu or cuda, found {self.device!r}")
         if self.cluster not in ("native", "local") and ":" not in self.cluster:
             raise ConfigError(f"runtime.cluster must be native, local, ray://host:port or host:port, found {self.cluster!r}")
+        if "://" in self.database and urllib.parse.urlsplit(self.database).password:
+            raise ConfigError("runtime.database has a password, which every artifact's config.toml would show; use ~/.pgpass or PGPASSWORD")
 
     def uses_gpu(self) -> bool:
         """Whether a stage will compute on a GPU: the one place that decides it, without importing torch."""

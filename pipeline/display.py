@@ -37,7 +37,7 @@ class PlainDisplay:
 
     def __init__(self, plan: Plan, pending: Iterable[Step]) -> None:
         self.names = [step.name for step in pending]
-        self._told = 0.0
+        self._told, self._url = 0.0, ""
 
     def __enter__(self) -> PlainDisplay:
         print(f"{len(self.names)} stages to run: {' '.join(self.names)}", flush=True)
@@ -47,12 +47,12 @@ class PlainDisplay:
         pass
 
     def started(self, step: Step) -> None:
-        self._told = time.monotonic()
+        self._told, self._url = time.monotonic(), ""
         print(f"[{self.names.index(step.name) + 1}/{len(self.names)}] {step.name}: {step.stage.summary} → {step.out}", flush=True)
 
     def progressed(self, step: Step, values: dict[str, Any]) -> None:
-        if time.monotonic() - self._told > PLAIN_INTERVAL_S:
-            self._told = time.monotonic()
+        if time.monotonic() - self._told > PLAIN_INTERVAL_S or values["url"] != self._url:
+            self._told, self._url = time.monotonic(), values["url"]
             print(f"      {describe(values)}", flush=True)
 
     def finished(self, step: Step, seconds: float) -> None:
@@ -60,6 +60,9 @@ class PlainDisplay:
 
     def failed(self, step: Step) -> None:
         print("      failed", flush=True)
+
+    def waits(self, step: Step) -> None:
+        print("      waits for people", flush=True)
 
 
 class LiveDisplay:
@@ -70,6 +73,7 @@ class LiveDisplay:
         self.pending = [step.name for step in pending]
         self.seconds: dict[str, float] = {}
         self.broken: str | None = None
+        self.waiting: str | None = None
         self.running: Step | None = None
         self.values: dict[str, Any] | None = None
         self.began = self.stage_began = time.monotonic()
@@ -95,6 +99,9 @@ class LiveDisplay:
     def failed(self, step: Step) -> None:
         self.broken, self.running = step.name, None
 
+    def waits(self, step: Step) -> None:
+        self.waiting, self.running = step.name, None
+
     def render(self) -> RenderableType:
         table = Table.grid(padding=(0, 2, 0, 0))
         for column in ({"width": 1}, {"no_wrap": True}, {"justify": "right", "no_wrap": True}, {"no_wrap": True, "overflow": "ellipsis"}):
@@ -118,6 +125,8 @@ class LiveDisplay:
             return [self._spinner, Text(group, style="bold cyan"), clock(spent), self._activity(names)]
         if self.broken in names:
             return [Text("✗", style="bold red"), Text(group, style="bold red"), clock(spent), Text(f"{self.broken} failed", style="red")]
+        if self.waiting in names:
+            return [Text("⏸", style="yellow"), group, clock(spent), Text(f"{self.waiting} waits for people", style="yellow")]
         if waiting:
             summary = stages.STAGES[group].summary
             return [Text("·", style="dim"), Text(group, style="dim"), clock(spent) if spent else "", Text(summary, style="dim")]
@@ -148,7 +157,9 @@ def for_run(plan: Plan, pending: list[Step], verbose: bool = False) -> PlainDisp
     return PlainDisplay(plan, pending)
 
 
-STATE_STYLES = {"done": "green", "running": "bold cyan", "failed": "bold red", "stale": "yellow", "missing": "dim"}
+STATE_STYLES = {
+    "done": "green", "running": "bold cyan", "failed": "bold red", "waiting": "bold yellow", "stale": "yellow", "missing": "dim",
+}  # fmt: skip
 
 
 def summary(ran: list[Step], seconds: float) -> None:

@@ -1,7 +1,7 @@
 """Runs one stage as a child process: the command a person would type, watched, measured and logged.
 
 The child is `supervise.py`, which runs `python -m MODULE …` (or torchrun for a data-parallel stage) and ends everything
-the stage started, whatever happens. Its output goes to `out/log.txt`; when it fails, `out/failure.json` says why.
+the stage started, whatever happens. Its output goes to `out/log.txt`; when it fails, or waits for people, `out/failure.json` says why.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mathpipe.pipeline import artifact, supervise
 from mathpipe.pipeline.config import Runtime, to_table, write_tables
 from mathpipe.pipeline.log import PROGRESS, read_progress
 from mathpipe.pipeline.plan import FAILURE, Step
-from mathpipe.pipeline.stage import BAD_INPUT, USAGE_VARIABLE, is_running
+from mathpipe.pipeline.stage import BAD_INPUT, USAGE_VARIABLE, WAITING, WAITING_MARK, is_running
 
 OnProgress = Callable[[dict[str, Any]], None]
 LOG = "log.txt"
@@ -44,11 +44,20 @@ class StageFailed(RuntimeError):
         self.stage, self.exit_code, self.cause, self.log = stage, exit_code, cause, log
 
 
+class StageWaits(Exception):
+    """A stage cannot go on before people have done something; the same command continues it."""
+
+    def __init__(self, stage: str, what: str) -> None:
+        super().__init__(f"{stage}: {what}")
+        self.stage, self.what = stage, what
+
+
 def run_stage(step: Step, runtime: Runtime, on_progress: OnProgress, verbose: bool = False) -> None:
     """Run a stage to its end; `on_progress` gets the values of log.Progress whenever they change.
 
     Raises:
         StageFailed: it did not finish; failure.json in its directory says why.
+        StageWaits: people have to do something first; failure.json says what.
         KeyboardInterrupt: the user stopped it; the same command continues it.
     """
     out = step.out
@@ -133,7 +142,7 @@ def _wait(process: subprocess.Popen[bytes], out: Path, on_progress: OnProgress) 
 
 
 def _check(step: Step, code: int, tail: list[str], started: str) -> None:
-    """Raise StageFailed unless the artifact is there and is the one that was planned."""
+    """Raise StageFailed, or StageWaits, unless the artifact is there and is the one that was planned."""
     if code == 0 and artifact.is_complete(step.out):
         found = artifact.read_manifest(step.out)["hash"]
         if found == step.hash:
@@ -150,6 +159,8 @@ def _check(step: Step, code: int, tail: list[str], started: str) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
+    if code == WAITING:
+        raise StageWaits(step.name, cause)
     raise StageFailed(step.name, code, cause, step.out / LOG)
 
 
@@ -169,6 +180,8 @@ def _diagnosis(code: int, tail: list[str]) -> tuple[int, str]:
     if code == 0:
         return 1, "the stage ended without an artifact"
     said = [line for line in tail if line.strip()]
+    if code == WAITING and said and said[-1].startswith(WAITING_MARK):
+        return code, said[-1].removeprefix(WAITING_MARK)
     return code, (errors or said or [f"exit code {code}, no output"])[-1].strip().removeprefix("error: ")
 
 

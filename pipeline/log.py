@@ -33,13 +33,13 @@ class Progress:
     ...     progress.advance(250, "host pkg-sympy.docs.example")
 
     On a terminal (a stage typed by hand) it also keeps one line up to date; otherwise it logs a line every 10 s.
-    A stage with several phases makes one Progress per phase and names it with `phase`. Of data-parallel processes only
-    the first speaks.
+    A stage with several phases makes one Progress per phase and names it with `phase`. Where there is a page to watch or to
+    work on, `url` is its address. Of data-parallel processes only the first speaks.
     """
 
     def __init__(self, out: Path, total: float, unit: str = "items", phase: str = "", done: float = 0) -> None:
         self.file, self.total, self.unit, self.phase = out / PROGRESS, total, unit, phase
-        self.done, self.first_done, self.message = done, done, ""
+        self.done, self.first_done, self.message, self.url = done, done, "", ""
         self.started = time.monotonic()
         self._written = self._logged = 0.0
         self._speaks = os.environ.get("RANK", "0") == "0"
@@ -61,14 +61,14 @@ class Progress:
         self._write()
 
     def snapshot(self) -> dict[str, Any]:
-        """Progress as plain values: done, total, frac, unit, rate (1/s), left_s, phase, message."""
+        """Progress as plain values: done, total, frac, unit, rate (1/s), left_s, phase, message, url."""
         seconds = time.monotonic() - self.started
         rate = (self.done - self.first_done) / seconds if seconds > 0.2 else 0.0
         left = (self.total - self.done) / rate if rate > 0 else None
         frac = min(1.0, self.done / self.total) if self.total else 0.0
         return {
             "done": self.done, "total": self.total, "frac": frac, "unit": self.unit,
-            "rate": rate, "left_s": left, "phase": self.phase, "message": self.message,
+            "rate": rate, "left_s": left, "phase": self.phase, "message": self.message, "url": self.url,
         }  # fmt: skip
 
     def _write(self, force: bool = False) -> None:
@@ -100,8 +100,9 @@ def describe(values: dict[str, Any]) -> str:
         values["phase"],
         f"{values['done']:,.0f}/{values['total']:,.0f} {values['unit']}",
         f"{100 * values['frac']:.0f} %",
-        f"{rate:,.1f} {values['unit']}/s" if rate else "",
+        f"{rate:,.1f} {values['unit']}/s" if rate >= 0.05 else "",
         f"{int(left // 60)}:{int(left % 60):02d} left" if left is not None else "",
+        values["url"],
         values["message"],
     ]
     return "  ".join(part for part in parts if part)

@@ -1,7 +1,7 @@
 """What would run and why: config → hash → directory for every stage, without running or importing any of them.
 
-A stage's state is read from its directory: `done` (manifest there), `running` (a process holds it), `failed` (the launcher
-left failure.json), `stale` (only artifacts of other recipes), `missing`. Forced reruns are numbered in
+A stage's state is read from its directory: `done` (manifest there), `running` (a process holds it), `failed` or `waiting` for people
+(the launcher left failure.json), `stale` (only artifacts of other recipes), `missing`. Forced reruns are numbered in
 `runs/<profile>/attempts.json`: the number enters the hash, so a rerun gets a directory of its own and so does everything
 after it, and an old artifact is never overwritten.
 """
@@ -19,7 +19,7 @@ from typing import Any
 
 from mathpipe.pipeline import artifact, stages
 from mathpipe.pipeline.config import ConfigError, Runtime, Tables, build, nearest, read_tables, to_table
-from mathpipe.pipeline.stage import fingerprint, is_running
+from mathpipe.pipeline.stage import WAITING, fingerprint, is_running
 from mathpipe.pipeline.stages import Stage
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -159,7 +159,8 @@ def _with_state(step: Step, hashes: dict[str, str], folders: list[Path]) -> Step
         return dataclasses.replace(step, state="running", reason="running now")
     failure = read_failure(out)
     if failure:
-        return dataclasses.replace(step, state="failed", reason=f"failed: {failure['cause']}")
+        state = "waiting" if failure["exit_code"] == WAITING else "failed"
+        return dataclasses.replace(step, state=state, reason=f"{state}: {failure['cause']}")
     if out.is_dir() and any(entry.name != ".lock" for entry in os.scandir(out)):
         why += "; was interrupted, continues" if why != "missing" else " (was interrupted, continues)"
     return dataclasses.replace(step, state="stale" if old else "missing", reason=why)
@@ -186,7 +187,7 @@ def _difference(step: Step, hashes: dict[str, str], old: Path) -> str:
 
 
 def read_failure(out: Path) -> dict[str, Any] | None:
-    """What the launcher wrote when the stage last failed: exit_code, cause, log, time."""
+    """What the launcher wrote when the stage last failed or began to wait: exit_code, cause, log, time."""
     try:
         return json.loads((out / FAILURE).read_text(encoding="utf-8"))
     except FileNotFoundError:

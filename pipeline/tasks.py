@@ -6,7 +6,8 @@ The first failure ends the run: what does not depend on the failed stage waits f
 and the user sees the cause at once instead of after the other branches).
 
 Luigi traps this avoids: completeness is the manifest, never a directory; the recipe is a parameter and part of the path; a
-task that leaves no artifact fails (`check_complete_on_run`); no dynamic dependencies; the start time is a parameter, so a
+task that leaves no artifact fails (`check_complete_on_run`); no dynamic dependencies but the one that never comes (`ForPeople`);
+the start time is a parameter, so a
 scheduler that still believes in a killed run does not hold up this one (the lock in the artifact does that job).
 """
 
@@ -16,7 +17,7 @@ import logging
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -40,14 +41,16 @@ class Display(Protocol):
     def progressed(self, step: Step, values: dict[str, Any]) -> None: ...
     def finished(self, step: Step, seconds: float) -> None: ...
     def failed(self, step: Step) -> None: ...
+    def waits(self, step: Step) -> None: ...
 
 
 class Run:
-    """One `mathpipe run`: the plan, its tasks by stage name, who watches, and the first failure."""
+    """One `mathpipe run`: the plan, its tasks by stage name, who watches, the first failure, the stage that waits for people."""
 
     def __init__(self, plan: Plan, display: Display, verbose: bool = False) -> None:
         self.plan, self.display, self.verbose = plan, display, verbose
         self.failure: launch.StageFailed | ValueError | OSError | None = None
+        self.waiting: launch.StageWaits | None = None
         started = time.strftime("%Y-%m-%dT%H:%M:%S")
         self.tasks: dict[str, StageTask] = {}
         for position, (name, step) in enumerate(plan.steps.items()):
@@ -71,7 +74,7 @@ class StageTask(luigi.Task):
     def complete(self) -> bool:
         return artifact.is_complete(self.step.out)
 
-    def run(self) -> None:
+    def run(self) -> Iterator[luigi.Task] | None:
         owner, step = self.owner, self.step
         scheduler: Any = self  # Luigi sets the three set_… attributes while a task runs
         if owner.failure is not None:
@@ -96,8 +99,25 @@ class StageTask(luigi.Task):
             owner.failure = error
             owner.display.failed(step)
             raise
+        except launch.StageWaits as waiting:
+            owner.waiting = owner.waiting or waiting
+            owner.display.waits(step)
+            scheduler.set_status_message(f"waiting: {waiting.what}")
+            return (task for task in [ForPeople(stage=step.name, recipe=self.recipe, started=self.started)])
         scheduler.set_progress_percentage(100)
         owner.display.finished(step, time.monotonic() - began)
+        return None
+
+
+class ForPeople(luigi.ExternalTask):
+    """What a stage waits for. In Luigi an external input that is not there yet leaves a task pending, neither failed nor done."""
+
+    stage: str = luigi.Parameter()  # type: ignore[assignment]
+    recipe: str = luigi.Parameter()  # type: ignore[assignment]
+    started: str = luigi.Parameter()  # type: ignore[assignment]
+
+    def complete(self) -> bool:
+        return False
 
 
 def class_name(stage: str) -> str:
@@ -120,6 +140,7 @@ def run(plan: Plan, targets: Iterable[str], display: Display, verbose: bool = Fa
     Raises:
         StageFailed: a stage failed (the first one).
         ValueError: a stage could not be started, or another process is working on it.
+        StageWaits: a stage waits for people; all that does not depend on it is done.
     """
     _log_to(plan.root / "luigi.log")
     settings = luigi.configuration.get_config()
@@ -130,6 +151,8 @@ def run(plan: Plan, targets: Iterable[str], display: Display, verbose: bool = Fa
     luigi.build(tasks, local_scheduler=not scheduler_answers(), scheduler_host=HOST, scheduler_port=PORT, workers=1)
     if this.failure is not None:
         raise this.failure
+    if this.waiting is not None:
+        raise this.waiting
     missing = [task.step for task in tasks if not task.complete()]
     if missing:
         raise RuntimeError(f"{missing[0].name}: Luigi did not run it; see {plan.root / 'luigi.log'}")

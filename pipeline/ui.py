@@ -1,4 +1,4 @@
-"""Pages to watch a run: Luigi's task graph, TensorBoard with the curves of every artifact, the report. `mathpipe ui`.
+"""Pages to watch a run: Luigi's task graph, TensorBoard with the curves of every artifact, the report, annotation. `mathpipe ui`.
 
 Curves are copied from each artifact's `metrics.jsonl`, which stays the only place where numbers are kept, into
 `runs/<profile>/tensorboard/<artifact>` for as long as the pages are open.
@@ -28,7 +28,7 @@ REFRESH_S = 10.0
 START_S = 20.0
 
 
-def serve(root: Path, report: Path | None) -> None:
+def serve(root: Path, report: Path | None, annotation: str | None = None) -> None:
     """Start what does not run yet, print the links, and keep the curves fresh until Ctrl-C, which ends what was started.
 
     Raises:
@@ -49,6 +49,7 @@ def serve(root: Path, report: Path | None) -> None:
                 _start(started, root / "tensorboard.log", [sys.executable, "-m", "tensorboard.main", *words], url)
             links["curves (TensorBoard)"] = url
         links["report"] = report.absolute().as_uri() if report else "not built yet; run `mathpipe report`"
+        links["annotation"] = annotation or "not served now; run `mathpipe annotate`"
         links["logs"] = root.absolute().as_uri()
         for name, link in links.items():
             print(f"{name + ':':24}{link}")

@@ -87,9 +87,9 @@ def test_registered_domains(host: str, domain: str) -> None:
 def decide(base: Path, config: AnnotateConfig) -> tuple[Path, list[dict[str, Any]]]:
     judged, _ = judge(base)
     out = folder(base, "annotate")
-    inputs = AnnotateInputs(base / "pages", base / "select", judged)
+    inputs = AnnotateInputs(base / "pages", base / "select", judged, base / "score")
     finish(out, annotate.run(config, inputs, out))
-    return out, [json.loads(line) for line in (out / "decisions.jsonl").read_text(encoding="utf-8").splitlines()]
+    return out, [json.loads(line) for line in (out / "decisions.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
 
 
 def test_the_policy_judges_every_port_of_a_host(tmp_path: Path) -> None:
@@ -100,28 +100,21 @@ def test_the_policy_judges_every_port_of_a_host(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_a_queue_asks_and_waits_for_every_host(tmp_path: Path) -> None:
+def test_a_file_gives_its_decisions_on_these_hosts(tmp_path: Path) -> None:
     export = tmp_path / "export.jsonl"
-    config = AnnotateConfig(source="queue", file=str(export))
-    with pytest.raises(ValueError, match=r"2 hosts wait for annotation, m\.ox\.ac\.uk/ first: decide .* in .*questions\.jsonl"):
+    config = AnnotateConfig(source="file", file=str(export))
+    with pytest.raises(ValueError, match=r"export\.jsonl: no such file"):
         decide(tmp_path, config)
-    questions = [json.loads(line) for line in (tmp_path / "annotate" / "questions.jsonl").read_text().splitlines()]
-    assert questions[0] == {
-        "prefix": "m.ox.ac.uk/", "num_pages": 8, "num_collected": 8, "examples": [f"https://m.ox.ac.uk/q/{i}.html" for i in range(3)],
-    }  # fmt: skip
-    assert questions[1]["prefix"] == "m.ox.ac.uk:8080/"
     answers = [
-        {"prefix": "m.ox.ac.uk/q/", "decision": "math", "reason": "exercises", "who": "ann"},
+        {"prefix": "m.ox.ac.uk/q/", "decision": "math", "reason": "exercises\u2028and more", "who": "ann"},
         {"prefix": "elsewhere.org/", "decision": "math", "reason": "of another round", "who": "ann"},
         {"prefix": "m.ox.ac.uk:8080/", "decision": "not_math", "reason": "a blog", "who": "bob"},
     ]
-    export.write_text(json.dumps(answers[0]) + "\n")
-    with pytest.raises(ValueError, match="1 hosts wait"):
-        decide(tmp_path, config)
-    export.write_text("".join(json.dumps(answer) + "\n" for answer in answers))
-    assert decide(tmp_path, config)[1] == [answers[0], answers[2]]
-    assert config.fingerprint() is None, "later rounds' decisions do not change this round"
-    assert AnnotateConfig(source="file", file=str(export)).fingerprint()
+    annotate.write_lines(export, answers)
+    out, decisions = decide(tmp_path, config)
+    assert decisions == [answers[0], answers[2]]
+    assert grow.read_verdicts(out) == {"m.ox.ac.uk/q/": True, "m.ox.ac.uk:8080/": False}
+    assert config.fingerprint()
 
 
 ROUND = {"round": 2, "num_tokens": 90, "num_domains": 3, "num_math_domains": 1, "num_math": 1, "num_positives": 5, "num_negatives": 5}
@@ -194,8 +187,13 @@ def test_later_rounds_pass_the_result_on(tmp_path: Path) -> None:
     out = folder(base, "domains")
     finish(out, domains.run(DomainsConfig(), DomainsInputs(pages, scores, selected, tmp_path / "domains-host"), out))
     assert pq.read_table(out / "domains.parquet") == pq.read_table(tmp_path / "domains-host" / "domains.parquet")
-    decided = folder(base, "annotate")
-    finish(decided, annotate.run(AnnotateConfig(), AnnotateInputs(pages, selected, out), decided))
+    decided, judged = folder(base, "annotate"), tmp_path / "annotate"
+    finish(judged, {"num_decisions": 2, "num_math": 1})
+    for config in (AnnotateConfig(), AnnotateConfig(source="human")):
+        found = annotate.run(config, AnnotateInputs(pages, selected, out, scores, judged), decided)
+        assert found == {"round": 3, "annotation_source": config.source, "num_decisions": 2, "num_math": 1, "stopped": 2}
+        assert (decided / "decisions.jsonl").read_bytes() == (judged / "decisions.jsonl").read_bytes()
+    finish(decided, found)
     last = folder(base, "grow")
     passed = grow.run(GrowConfig(), GrowInputs(pages, trained, selected, out, decided, before), last)
     line = artifact.read_metrics(last)

@@ -36,7 +36,7 @@ def run_round(base: Path, source: Path, previous: Path | None, seed_hosts: tuple
     finish(out["score"], score.run(ScoreConfig(), ScoreInputs(source, out["train"]), out["score"]))
     finish(out["select"], selection.run(SelectConfig(top_tokens=(tokens, 2 * tokens)), SelectInputs(source, out["score"]), out["select"]))
     finish(out["domains"], domains.run(DomainsConfig(), DomainsInputs(source, out["score"], out["select"]), out["domains"]))
-    inputs = AnnotateInputs(source, out["select"], out["domains"])
+    inputs = AnnotateInputs(source, out["select"], out["domains"], out["score"])
     finish(out["annotate"], annotate.run(AnnotateConfig(), inputs, out["annotate"]))
     grown = GrowInputs(source, out["train"], out["select"], out["domains"], out["annotate"], previous)
     return finish(out["grow"], grow.run(GrowConfig(), grown, out["grow"]))
@@ -88,9 +88,11 @@ def test_decisions_from_a_file_are_checked(tmp_path: Path) -> None:
     line = {"prefix": "a.org/x/", "decision": "math", "reason": "questions", "who": "ann"}
     file.write_text(json.dumps(line) + "\n" + json.dumps(line | {"prefix": "other.org/"}) + "\n")
     assert annotate.read_decisions(file, pa.array(["a.org"])) == [line]
-    file.write_text('{"prefix": "a.org/", "decision": "maybe"}\n')
-    with pytest.raises(ValueError, match=r"d\.jsonl:1: expected"):
-        annotate.read_decisions(file, pa.array(["a.org"]))
+    wrong = [line | {"decision": "maybe"}, line | {"prefix": "a.org"}, line | {"who": None}, line | {"reason": "\ud800"}, [line], "math"]
+    for value in wrong:
+        file.write_text(json.dumps(line) + "\n" + json.dumps(value) + "\n")
+        with pytest.raises(ValueError, match=r"d\.jsonl:2: expected"):
+            annotate.read_decisions(file, pa.array(["a.org"]))
 
 
 def test_fasttext_matrices_below_a_safe_size_are_refused() -> None:

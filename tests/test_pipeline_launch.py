@@ -79,6 +79,7 @@ def test_the_supervisor_does_not_go_on_without_its_caller(tmp_path):
         (137, ["step 3"], (137, "ended by signal 9 SIGKILL (the system may have run out of memory)")),
         (139, ["Fatal Python error: Segmentation fault"], (139, "ended by signal 11 SIGSEGV")),
         (5, [], (5, "exit code 5, no output")),
+        (75, ["step 3", "waiting: 3 questions wait for people"], (75, "3 questions wait for people")),
         (1, ["error: lr is 0", "E1 torch/distributed/elastic/x.py:1] failed (exitcode: 2) local_rank: 0", "x.ChildFailedError: y"],
          (2, "lr is 0")),
         (1, ["step 1", "E1 torch/distributed/elastic/x.py:1] failed (exitcode: -9) local_rank: 1"],

@@ -121,6 +121,31 @@ def test_a_failed_stage_is_named_with_cause_and_log_and_stops_the_run(mathpipe, 
     }  # fmt: skip
 
 
+def test_a_stage_that_waits_for_people_is_no_failure(mathpipe):
+    words = ("--set", "left.mishap=waiting", "--set", "runtime.database=teams.sqlite")
+    code, out, err = mathpipe("run", "bottom", *words)
+    assert code == 0 and not err
+    assert "waits for people" in out and out.splitlines()[-1] == (
+        "left: 3 questions wait for people: run `mathpipe annotate --config toy.toml --set runtime.database=teams.sqlite` "
+        "(http://127.0.0.1:8765/), then the same command again"
+    )
+    found = {"top": "done", "left": "waiting", "right": "done", "bottom": "missing", "aside": "missing"}
+    assert states(mathpipe, *words) == found, "what does not depend on people is done"
+    assert "waiting: 3 questions wait for people" in mathpipe("plan", "bottom", *words)[1]
+    said = Path("runs/toy/luigi.log").read_text()
+    assert "ERROR" not in said
+    assert "looks :|" in said, "Luigi's word for something external that is missing"
+    code, out, _ = mathpipe("run", "bottom", *words)
+    assert code == 0 and "3 questions wait for people" in out
+
+
+def test_wait_is_a_value_of_runtime(mathpipe):
+    assert mathpipe("run", "top", "--wait")[0] == 0
+    (file,) = Path("runs/toy").glob("top-*/config.toml")
+    assert "wait = true" in file.read_text()
+    assert "nothing to do" in mathpipe("run", "top")[1], "outside the hash"
+
+
 def test_torchrun_does_not_hide_exit_code_and_cause(mathpipe):
     code, _, err = mathpipe("run", "aside", "--set", "aside.mishap=bad input", "--set", "runtime.num_processes=2")
     assert code == 2 and err.startswith("error: aside: archive.warc: not a WARC file") and err.count("\n") == 1

@@ -110,6 +110,8 @@ def mishap(kind: str) -> None:
     """Fail in the way named."""
     if kind == "bad input":
         raise ValueError("archive.warc: not a WARC file; give another")
+    if kind == "waiting":
+        raise stage.Waiting("3 questions wait for people")
     if kind == "bug":
         raise KeyError("a bug of ours")
     if kind == "full":
