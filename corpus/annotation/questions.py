@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from mathpipe.corpus import urls
 from mathpipe.corpus.annotate import MAX_DEPTH
-from mathpipe.corpus.annotation.records import Question
+from mathpipe.corpus.annotation.records import Question, Sample
 from mathpipe.corpus.domains import MICRO
 from mathpipe.corpus.examples import is_member, random_keys
 from mathpipe.corpus.round_config import AnnotateConfig, DomainsInputs
@@ -39,8 +39,8 @@ class Count:
     """In millionths, whose sum is the same in any order."""
     num_tokens: int = 0
     """Of uncollected pages."""
-    samples: tuple[list[tuple[int, int]], list[tuple[int, int]]] = field(default_factory=lambda: ([], []))
-    """(random key, id) of some pages, uncollected and collected, smallest keys first."""
+    samples: tuple[list[tuple[int, Sample]], list[tuple[int, Sample]]] = field(default_factory=lambda: ([], []))
+    """(random key, page) of some pages, uncollected and collected, smallest keys first."""
 
     def add(self, other: Count) -> None:
         """Add the pages of a prefix below."""
@@ -56,8 +56,8 @@ class Count:
         for samples in self.samples:
             samples[:] = heapq.nsmallest(num_samples, samples)
 
-    def mixed_samples(self, num: int) -> tuple[int, ...]:
-        """Ids of `num` pages, half of them collected, more of one kind where the other has too few; collected ones first."""
+    def mixed_samples(self, num: int) -> tuple[Sample, ...]:
+        """`num` pages, half of them collected, more of one kind where the other has too few; collected ones first."""
         uncollected, collected = self.samples
         num_collected = min(len(collected), max(num - num // 2, num - len(uncollected)))
         return tuple(page for _, page in collected[:num_collected] + uncollected[: num - num_collected])
@@ -87,7 +87,7 @@ def count_folders(pages: Path, scores: Path, selected: Path, hosts: pa.Array, nu
             count.num_collected += is_collected
             count.score_sum += score
             count.num_tokens += 0 if is_collected else num_tokens
-            count.samples[is_collected].append((key, page))
+            count.samples[is_collected].append((key, Sample(page, score / MICRO, is_collected)))
             if count.num_pages % TRIM_PAGES == 0:
                 count.trim(num_samples)
     return counts

@@ -6,12 +6,21 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 VERDICTS = ("math", "not_math", "skip", "flag")
 """`skip`: left undecided, but handled; `flag`: to be settled with others."""
 FINAL = ("math", "not_math")
 HANDLED = (*FINAL, "skip")
 UNSETTLED = ("flag", "disagreement")
+
+
+class Sample(NamedTuple):
+    """A page that is shown of a prefix."""
+
+    id: int
+    score: float
+    is_collected: bool
 
 
 @dataclass(frozen=True)
@@ -27,10 +36,14 @@ class Question:
     mean_score: float
     num_tokens: int
     """Tokens of its uncollected pages."""
-    samples: tuple[int, ...]
-    """Ids of pages under it, collected and not."""
+    samples: tuple[Sample, ...]
+    """Pages under it, collected and not."""
     suggestion: str = ""
     """The policy's: math, not_math or empty."""
+    sample_scores: tuple[float, ...] = ()
+    """P(math) of the samples."""
+    num_samples_collected: int = 0
+    """So many of the samples, the first ones, are collected."""
 
     @property
     def gain(self) -> float:
@@ -65,7 +78,7 @@ class Row:
     mean_score: float
     num_tokens: int
     gain: float
-    samples: tuple[int, ...]
+    samples: tuple[Sample, ...]
     num_children: int
     state: str
     """Its own: open, math, not_math, skip, flag, disagreement. While a second annotator is awaited: open, but to the first who
@@ -79,6 +92,8 @@ class Row:
     is_done: bool
     num_wanted: int
     """Annotators who must handle it."""
+    sample_scores: tuple[float, ...] = ()
+    num_samples_collected: int = 0
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from mathpipe.corpus.annotation.records import (
     Question,
     Queue,
     Row,
+    Sample,
     Suggestion,
     resolve,
     standing,
@@ -37,7 +38,7 @@ from mathpipe.corpus.annotation.records import (
 from mathpipe.corpus.annotation.schema import Database
 
 __all__ = [
-    "VERDICTS", "Conflict", "Decision", "Finished", "Progress", "Question", "Queue", "Row", "Store", "Suggestion",
+    "VERDICTS", "Conflict", "Decision", "Finished", "Progress", "Question", "Queue", "Row", "Sample", "Store", "Suggestion",
 ]  # fmt: skip
 
 CLAIM_S = 120
@@ -144,23 +145,16 @@ class Store:
             where.append("state = :state")
             values["state"] = state
         if search:
-            where.append("lower(prefix) LIKE :search ESCAPE '\\'")
-            values["search"] = "%" + search.lower().replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_") + "%"
-        condition = " AND ".join(where)
-        page = f"SELECT id FROM questions WHERE {condition} ORDER BY {ORDERS[order]} LIMIT :limit OFFSET :offset"
+            where.append(f"prefix {'LIKE' if self.database.is_sqlite else 'ILIKE'} :search ESCAPE '\\'")
+            values["search"] = "%" + search.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_") + "%"
         with self.database.reading() as c:
-            total = c.execute(text(f"SELECT count(*) FROM questions WHERE {condition}"), values).scalar_one()
-            ids = c.execute(text(page), values).scalars().all()
-            return tree.view(c, ids, who), total
+            return _page(c, " AND ".join(where), ORDERS[order], values, who)
 
     def disagreements(self, queue: int, who: str = "", *, offset: int = 0, limit: int = 50) -> tuple[list[Row], int]:
         """(flags and disagreements to settle, number of all)."""
-        where = "queue_id = :queue AND state IN ('flag', 'disagreement')"
         values = {"queue": queue, "offset": offset, "limit": limit}
         with self.database.reading() as c:
-            total = c.execute(text(f"SELECT count(*) FROM questions WHERE {where}"), values).scalar_one()
-            ids = c.execute(text(f"SELECT id FROM questions WHERE {where} ORDER BY gain DESC, id LIMIT :limit OFFSET :offset"), values)
-            return tree.view(c, ids.scalars().all(), who), total
+            return _page(c, "queue_id = :queue AND state IN ('flag', 'disagreement')", ORDERS["gain"], values, who)
 
     def row(self, question: int, who: str) -> Row:
         """One question.
@@ -281,9 +275,7 @@ class Store:
             total = c.execute(text(f"SELECT count(*) FROM decisions WHERE {condition}"), values).scalar_one()
             select = f"SELECT {tree.LOG} FROM decisions WHERE {condition} ORDER BY id DESC LIMIT :limit OFFSET :offset"
             found = [Decision(*row) for row in c.execute(text(select), values)]
-            select_open = f"SELECT prefix FROM questions WHERE queue_id = :queue AND prefix IN :prefixes AND {tree.BLIND}"
-            names = {"queue": queue, "prefixes": [d.prefix for d in found]}
-            blind = set(c.execute(tree.within(select_open, "prefixes"), names).scalars())
+            blind = tree.blind_prefixes(c, queue, [d.prefix for d in found])
         return [_hidden(d) if d.prefix in blind and d.who != viewer else d for d in found], total
 
     def people(self, queue: int) -> dict[str, int]:
@@ -330,11 +322,13 @@ class Store:
     def final(self, queue: int) -> list[dict[str, Any]]:
         """The decisions that count: math and not_math on the prefixes of the queue and, decided before, elsewhere on its hosts; as
         lines of a decisions file, sorted by prefix."""
+        decided = """SELECT DISTINCT q.prefix, q.num_wanted FROM decisions d JOIN questions q ON q.prefix = d.prefix
+            WHERE q.queue_id = :queue"""
+        roots = "SELECT prefix FROM questions WHERE queue_id = :queue AND parent_id = 0"
         with self.database.reading() as c:
-            asked = c.execute(text("SELECT prefix, num_wanted FROM questions WHERE queue_id = :queue"), {"queue": queue}).all()
+            wanted = dict(c.execute(text(decided), {"queue": queue}).all())  # type: ignore[arg-type]
+            hosts = {prefix.partition("/")[0] for prefix in c.execute(text(roots), {"queue": queue}).scalars()}
             everything = tree.decisions_by_prefix(c, None)
-        wanted: dict[str, int] = {row.prefix: row.num_wanted for row in asked}
-        hosts = {prefix.partition("/")[0] for prefix in wanted}
         lines = []
         for prefix in sorted(name for name in everything if name.partition("/")[0] in hosts):
             said = standing(everything[prefix])
@@ -383,6 +377,13 @@ class Store:
         """Who was invited."""
         with self.database.reading() as c:
             return list(c.execute(text("SELECT name FROM annotators ORDER BY name")).scalars())
+
+
+def _page(c: Connection, where: str, order: str, values: dict[str, Any], who: str) -> tuple[list[Row], int]:
+    """(a page of the questions that fulfil a condition, number of all)."""
+    total = c.execute(text(f"SELECT count(*) FROM questions WHERE {where}"), values).scalar_one()
+    ids = c.execute(text(f"SELECT id FROM questions WHERE {where} ORDER BY {order} LIMIT :limit OFFSET :offset"), values).scalars().all()
+    return tree.view(c, ids, who), total
 
 
 def _hidden(decision: Decision) -> Decision:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,7 +10,19 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, text
 
-from mathpipe.corpus.annotation.records import FINAL, HANDLED, Conflict, Decision, Finished, Question, Row, num_wanted, resolve, standing
+from mathpipe.corpus.annotation.records import (
+    FINAL,
+    HANDLED,
+    Conflict,
+    Decision,
+    Finished,
+    Question,
+    Row,
+    Sample,
+    num_wanted,
+    resolve,
+    standing,
+)
 
 MAX_QUESTIONS = 10_000_000
 """Per queue: question's number = queue × this + place."""
@@ -18,13 +31,19 @@ COLUMNS = (
     "num_children_left, state, version, is_done"
 )
 LOG = "id, prefix, who, verdict, note, kind, queue_id, round, at, undone_at"
-BLIND = "state = 'open' AND num_wanted > 1"
-"""Of a question: further annotators are awaited, who must not see each other's verdicts."""
 
 
 def is_blind(question: Any) -> bool:
-    """`BLIND` of a question that was read."""
+    """Whether further annotators are awaited, who must not see each other's verdicts."""
     return question.state == "open" and question.num_wanted > 1
+
+
+def blind_prefixes(c: Connection, queue: int, prefixes: list[str]) -> set[str]:
+    """Those of the prefixes that are blind in a queue."""
+    if not prefixes:
+        return set()
+    select = "SELECT prefix, state, num_wanted FROM questions WHERE queue_id = :queue AND prefix IN :prefixes"
+    return {row.prefix for row in c.execute(within(select, "prefixes"), {"queue": queue, "prefixes": prefixes}) if is_blind(row)}
 
 
 def within(statement: str, name: str) -> Any:
@@ -101,7 +120,7 @@ def _row(known: dict[int, Any], q: Any, own: dict[str, str]) -> Row:
     decided = q if q.state in FINAL else next((ancestor for ancestor in above(known, q) if ancestor.state in FINAL), None)
     return Row(
         id=q.id, queue=q.queue_id, prefix=q.prefix, parent_id=q.parent_id or None, num_pages=q.num_pages, num_collected=q.num_collected,
-        mean_score=q.mean_score, num_tokens=q.num_tokens, gain=q.gain, samples=tuple(map(int, q.samples.split())),
+        mean_score=q.mean_score, num_tokens=q.num_tokens, gain=q.gain, samples=tuple(Sample(page, score, bool(flag)) for page, score, flag in json.loads(q.samples)),
         num_children=q.num_children, state=own.get(q.prefix, q.state), verdict=decided.state if decided else "",
         inherited_from=decided.prefix if decided and decided is not q else "", version=q.version, is_done=bool(q.is_done),
         num_wanted=q.num_wanted,
@@ -226,7 +245,7 @@ def load(c: Connection, queue: int, questions: Iterable[Question], overlap_frac:
         row = {
             "id": queue * MAX_QUESTIONS + place, "queue_id": queue, "parent_id": parent["id"], "prefix": question.prefix,
             "num_pages": question.num_pages, "num_collected": question.num_collected, "mean_score": question.mean_score,
-            "num_tokens": question.num_tokens, "gain": question.gain, "samples": " ".join(map(str, question.samples)),
+            "num_tokens": question.num_tokens, "gain": question.gain, "samples": json.dumps([(page, score, int(flag)) for page, score, flag in question.samples]),
             "num_wanted": wanted, "num_children": 0, "num_children_left": 0, "state": state,
             "version": len(said) + sum(decision.undone_at is not None for decision in said), "is_done": 0,
         }  # fmt: skip

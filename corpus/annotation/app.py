@@ -1,0 +1,123 @@
+"""The page on which people decide: routes, who is asking, what happens on errors.
+
+Every action is a plain link or form; htmx (`hx-boost` on the body) only saves reloading, so nothing needs JavaScript.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.applications import Starlette
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from mathpipe.corpus.annotation import formats, security, views
+from mathpipe.corpus.annotation.render import Texts
+from mathpipe.corpus.annotation.store import Conflict, Finished, Store
+from mathpipe.corpus.annotation.views import Site, View, Visit
+
+FOLDER = Path(__file__).parent
+NUM_TEXT_THREADS = 4
+"""Texts that are rendered at the same time; other requests have threads of their own."""
+
+
+def make_app(store: Store, *, needs_login: bool, who: str, hosts: Collection[str]) -> Starlette:
+    """The page over a store.
+
+    Args:
+        needs_login: whether annotators show their token; without, `who` decides, and may give another name.
+        hosts: host names under which the server may be called.
+    """
+    site = Site(store, Texts(), environment(), needs_login, who)
+    text_limiter = anyio.CapacityLimiter(NUM_TEXT_THREADS)
+
+    def get(path: str, view: View, limiter: anyio.CapacityLimiter | None = None) -> Route:
+        return Route(path, endpoint(site, view, limiter), methods=["GET"])
+
+    def post(path: str, view: View) -> Route:
+        return Route(path, endpoint(site, view), methods=["POST"])
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        site.texts.renderers.close()
+
+    routes = [
+        get("/", views.home),
+        get("/login", views.login), post("/login", views.log_in), post("/logout", views.log_out), post("/who", views.rename),
+        get("/q/{queue:int}", views.queue), get("/q/{queue:int}/bar", views.bar), get("/q/{queue:int}/next", views.next_question),
+        get("/q/{queue:int}/unsettled", views.unsettled), get("/q/{queue:int}/log", views.log), post("/q/{queue:int}/undo", views.undo),
+        get("/q/{queue:int}/agreement", views.agreement), get("/q/{queue:int}/data", views.data),
+        get("/q/{queue:int}/decisions.jsonl", views.export), post("/q/{queue:int}/import", views.import_file),
+        get("/q/{queue:int}/finish", views.finish), post("/q/{queue:int}/finish", views.finish_now),
+        post("/q/{queue:int}/reopen", views.reopen),
+        get("/p/{question:int}", views.question), post("/p/{question:int}", views.decide),
+        get("/text/{page:int}", views.text, text_limiter), Mount("/static", StaticFiles(directory=FOLDER / "static")),
+    ]  # fmt: skip
+
+    async def error(request: Request, exception: Exception) -> Response:
+        visit = Visit(site, request, "", FormData(), security.csrf_of(request))
+        status = exception.status_code if isinstance(exception, HTTPException) else 500
+        message = exception.detail if isinstance(exception, HTTPException) else "the server failed; its log says more"
+        response = visit.page("error.html", status, status=status, message=message)
+        security.add_headers(response.headers)  # a failure of ours (500) does not pass the middleware
+        return response
+
+    return Starlette(
+        routes=routes, middleware=[Middleware(security.Guard, hosts=hosts)], lifespan=lifespan,
+        exception_handlers={HTTPException: error, 500: error},
+    )  # fmt: skip
+
+
+def environment() -> Environment:
+    """Jinja with everything escaped, and the filters of `formats`."""
+    env = Environment(
+        loader=FileSystemLoader(FOLDER / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        auto_reload=False,
+    )  # fmt: skip
+    env.filters |= formats.FILTERS
+    env.globals |= formats.GLOBALS
+    return env
+
+
+def endpoint(site: Site, view: View, limiter: anyio.CapacityLimiter | None = None) -> Callable[[Request], Awaitable[Response]]:
+    """A view as Starlette calls it: form read and checked, annotator known, run in a thread, its errors made pages."""
+
+    async def answer(request: Request) -> Response:
+        form = FormData()
+        if request.method == "POST":
+            form = await request.form(max_files=1, max_fields=20)
+            security.check_csrf(request, request.headers.get("x-csrf-token") or str(form.get("csrf", "")))
+        csrf = security.csrf_of(request)
+
+        def run() -> Response:
+            visit = Visit(site, request, site.annotator(request), form, csrf)
+            if not visit.who and view not in views.OPEN:
+                return views.to_login(visit)
+            return guarded(visit, view)
+
+        response = await anyio.to_thread.run_sync(run, limiter=limiter)
+        if request.cookies.get(security.CSRF) != csrf:
+            security.set_cookie(response, request, security.CSRF, csrf)
+        return response
+
+    return answer
+
+
+def guarded(visit: Visit, view: View) -> Response:
+    """A view's response, or the page that belongs to its error."""
+    try:
+        return view(visit)
+    except Conflict as conflict:
+        return views.conflict(visit, conflict)
+    except Finished as finished:
+        raise HTTPException(409, f"{finished}; nothing was recorded") from None

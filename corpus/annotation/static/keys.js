@@ -1,0 +1,62 @@
+// Keys: whatever has data-key="m" is clicked when m is pressed, or focused if it is a field; "g l" is two keys after each other.
+// Everything works without this file, by mouse or Tab.
+"use strict";
+(() => {
+  const MOVES = {j: 1, k: -1, ArrowDown: 1, ArrowUp: -1};
+  let prefix = "", timer = 0;
+
+  const find = key => [...document.querySelectorAll("[data-key]")].find(each => each.dataset.key === key);
+  const rows = () => [...document.querySelectorAll("[data-row]")];
+  const toggleHelp = () => { const help = document.getElementById("keys"); help.open = !help.open; };
+
+  function move(step) {
+    const all = rows(), at = all.findIndex(row => row.contains(document.activeElement));
+    const row = all[at < 0 ? (step > 0 ? 0 : all.length - 1) : Math.min(all.length - 1, Math.max(0, at + step))];
+    row?.querySelector("a").focus();
+    row?.scrollIntoView({block: "nearest"});
+  }
+
+  function press(key) {
+    const row = rows().find(each => each.contains(document.activeElement));
+    const found = key === "l" && row ? row.querySelector("a") : find(key);
+    if (!found) return false;
+    if (found.matches("input, textarea, select")) { found.focus(); found.select?.(); } else found.click();
+    return true;
+  }
+
+  document.addEventListener("keydown", event => {
+    const key = event.key, target = event.target;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+    if (target.matches("input, textarea, select")) {
+      const leaves = key === "Escape" || (key === "Enter" && target.matches("textarea") && !event.shiftKey);
+      if (leaves) { event.preventDefault(); target.blur(); }
+      return;
+    }
+    if (key === "Escape") { document.getElementById("keys").open = false; return; }
+    if (key === "Enter" && target !== document.body && target.id !== "main") return;  // the browser opens what has the focus
+    if (key in MOVES) {
+      if (rows().length && !(key.startsWith("Arrow") && !rows().some(row => row.contains(target)))) { event.preventDefault(); move(MOVES[key]); }
+      return;
+    }
+    if (event.repeat) return;
+    clearTimeout(timer);
+    const wanted = prefix ? `${prefix} ${key}` : key;
+    prefix = "";
+    if (wanted === "g") { prefix = "g"; timer = setTimeout(() => { prefix = ""; }, 1500); return; }
+    if (wanted === "?") { event.preventDefault(); toggleHelp(); return; }
+    if (press(wanted)) event.preventDefault();
+  });
+
+  // a frame that was clicked keeps the keys: take them back when the pointer leaves it
+  document.addEventListener("mouseout", event => {
+    if (event.target.matches("iframe") && document.activeElement === event.target) event.target.blur();
+  });
+  document.addEventListener("click", event => { if (event.target.closest(".help")) toggleHelp(); });
+
+  const ready = () => document.querySelectorAll(".help").forEach(each => { each.hidden = false; });
+  document.addEventListener("htmx:afterSettle", event => {
+    ready();
+    if (event.detail.target.id === "main") document.getElementById("main").focus({preventScroll: true});
+  });
+  ready();
+})();
