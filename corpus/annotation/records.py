@@ -40,10 +40,6 @@ class Question:
     """Pages under it, collected and not."""
     suggestion: str = ""
     """The policy's: math, not_math or empty."""
-    sample_scores: tuple[float, ...] = ()
-    """P(math) of the samples."""
-    num_samples_collected: int = 0
-    """So many of the samples, the first ones, are collected."""
 
     @property
     def gain(self) -> float:
@@ -92,8 +88,6 @@ class Row:
     is_done: bool
     num_wanted: int
     """Annotators who must handle it."""
-    sample_scores: tuple[float, ...] = ()
-    num_samples_collected: int = 0
 
 
 @dataclass(frozen=True)

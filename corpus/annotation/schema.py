@@ -33,8 +33,7 @@ MIGRATIONS: list[list[str]] = [
         # a prefix in a queue; id = queue × 10,000,000 + number, parent_id 0 for a root
         """CREATE TABLE questions (id {key}, queue_id INTEGER NOT NULL, parent_id BIGINT NOT NULL, prefix {text} NOT NULL,
         num_pages BIGINT NOT NULL, num_collected BIGINT NOT NULL, mean_score DOUBLE PRECISION NOT NULL, num_tokens BIGINT NOT NULL,
-        gain DOUBLE PRECISION NOT NULL, samples TEXT NOT NULL, sample_scores TEXT NOT NULL,
-        num_samples_collected INTEGER NOT NULL, num_wanted INTEGER NOT NULL, num_children INTEGER NOT NULL,
+        gain DOUBLE PRECISION NOT NULL, samples TEXT NOT NULL, num_wanted INTEGER NOT NULL, num_children INTEGER NOT NULL,
         num_children_left INTEGER NOT NULL, state TEXT NOT NULL, version INTEGER NOT NULL, is_done INTEGER NOT NULL)""",
         "CREATE INDEX questions_prefix ON questions (prefix)",
         "CREATE INDEX questions_name ON questions (queue_id, prefix)",

@@ -234,7 +234,7 @@ def show_question(visit: Visit, row: Row) -> Response:
     """A prefix with its ancestors, children, samples, suggestions and decisions."""
     asked, offset = find_queue(visit.store, row.queue), visit.number("offset")
     children, total = visit.store.rows(row.queue, visit.who, parent=row.id, offset=offset, limit=LIMIT) if row.num_children else ([], 0)
-    samples = samples_of(visit, asked.pages, row)
+    samples = [(each, url_of(visit, asked.pages, each.id)) for each in row.samples]
     number = min(max(1, visit.number("sample", 1)), max(1, len(samples)))
     return visit.page(
         "question.html", queue=asked, row=row, path=visit.store.path(row.id, visit.who), children=children,
@@ -243,17 +243,12 @@ def show_question(visit: Visit, row: Row) -> Response:
     )  # fmt: skip
 
 
-def samples_of(visit: Visit, pages: Path, row: Row) -> list[dict[str, Any]]:
-    """What the tabs say of the sample pages: id, url (empty where the page is gone), score if known, is_collected."""
-    samples = []
-    for place, page_id in enumerate(row.samples):
-        try:
-            url = visit.site.texts.page(pages, page_id).url
-        except (KeyError, OSError):
-            url = ""
-        score = row.sample_scores[place] if row.sample_scores else None
-        samples.append({"id": page_id, "url": url, "score": score, "is_collected": place < row.num_samples_collected})
-    return samples
+def url_of(visit: Visit, pages: Path, page_id: int) -> str:
+    """Address of a sample page; empty where it is gone."""
+    try:
+        return visit.site.texts.page(pages, page_id).url
+    except (KeyError, OSError):
+        return ""
 
 
 def decide(visit: Visit) -> Response:
