@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from mathpipe.corpus.annotation import agreement, tree
 from mathpipe.corpus.annotation.records import (
@@ -49,9 +49,10 @@ PAUSE_S = 300
 """Longer times between decisions are breaks."""
 NUM_RECENT = 30
 """Decisions from which the pace is taken."""
+# `|| ''` keeps SQLite from going through all prefixes in order in search of those that a list has
 ORDERS = {
     "gain": "gain DESC, id", "pages": "num_pages DESC, id", "score": "mean_score DESC, id", "tokens": "num_tokens DESC, id",
-    "prefix": "prefix",
+    "prefix": "prefix || ''",
 }  # fmt: skip
 
 
@@ -148,7 +149,9 @@ class Store:
             where.append(f"prefix {'LIKE' if self.database.is_sqlite else 'ILIKE'} :search ESCAPE '\\'")
             values["search"] = "%" + search.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_") + "%"
         with self.database.reading() as c:
-            return _page(c, " AND ".join(where), ORDERS[order], values, who)
+            head = tree.read_queue(c, queue)
+            known = {"": head.num_roots, "left": head.num_left}.get(state) if parent is None and not search else None
+            return _page(c, " AND ".join(where), ORDERS[order], values, who, known)
 
     def disagreements(self, queue: int, who: str = "", *, offset: int = 0, limit: int = 50) -> tuple[list[Row], int]:
         """(flags and disagreements to settle, number of all)."""
@@ -379,10 +382,16 @@ class Store:
             return list(c.execute(text("SELECT name FROM annotators ORDER BY name")).scalars())
 
 
-def _page(c: Connection, where: str, order: str, values: dict[str, Any], who: str) -> tuple[list[Row], int]:
-    """(a page of the questions that fulfil a condition, number of all)."""
-    total = c.execute(text(f"SELECT count(*) FROM questions WHERE {where}"), values).scalar_one()
-    ids = c.execute(text(f"SELECT id FROM questions WHERE {where} ORDER BY {order} LIMIT :limit OFFSET :offset"), values).scalars().all()
+def _page(
+    c: Connection, where: str, order: str, values: dict[str, Any], who: str, total: int | None = None
+) -> tuple[list[Row], int]:  # fmt: skip
+    """(a page of the questions that fulfil a condition, number of all, counted where it is not known)."""
+    page = f"SELECT id FROM questions WHERE {where} ORDER BY {order} LIMIT :limit OFFSET :offset"
+    ids = c.execute(text(page), values).scalars().all()
+    if len(ids) < values["limit"] and (ids or not values["offset"]):
+        total = values["offset"] + len(ids)
+    elif total is None:
+        total = c.execute(text(f"SELECT count(*) FROM questions WHERE {where}"), values).scalar_one()
     return tree.view(c, ids, who), total
 
 

@@ -120,11 +120,15 @@ def _row(known: dict[int, Any], q: Any, own: dict[str, str]) -> Row:
     decided = q if q.state in FINAL else next((ancestor for ancestor in above(known, q) if ancestor.state in FINAL), None)
     return Row(
         id=q.id, queue=q.queue_id, prefix=q.prefix, parent_id=q.parent_id or None, num_pages=q.num_pages, num_collected=q.num_collected,
-        mean_score=q.mean_score, num_tokens=q.num_tokens, gain=q.gain, samples=tuple(Sample(page, score, bool(flag)) for page, score, flag in json.loads(q.samples)),
+        mean_score=q.mean_score, num_tokens=q.num_tokens, gain=q.gain, samples=_samples(q.samples),
         num_children=q.num_children, state=own.get(q.prefix, q.state), verdict=decided.state if decided else "",
         inherited_from=decided.prefix if decided and decided is not q else "", version=q.version, is_done=bool(q.is_done),
         num_wanted=q.num_wanted,
     )  # fmt: skip
+
+
+def _samples(saved: str) -> tuple[Sample, ...]:
+    return tuple(Sample(page, score, bool(is_collected)) for page, score, is_collected in json.loads(saved))
 
 
 def decisions_by_prefix(c: Connection, prefixes: list[str] | None) -> dict[str, list[Decision]]:
@@ -245,7 +249,7 @@ def load(c: Connection, queue: int, questions: Iterable[Question], overlap_frac:
         row = {
             "id": queue * MAX_QUESTIONS + place, "queue_id": queue, "parent_id": parent["id"], "prefix": question.prefix,
             "num_pages": question.num_pages, "num_collected": question.num_collected, "mean_score": question.mean_score,
-            "num_tokens": question.num_tokens, "gain": question.gain, "samples": json.dumps([(page, score, int(flag)) for page, score, flag in question.samples]),
+            "num_tokens": question.num_tokens, "gain": question.gain, "samples": json.dumps(question.samples),
             "num_wanted": wanted, "num_children": 0, "num_children_left": 0, "state": state,
             "version": len(said) + sum(decision.undone_at is not None for decision in said), "is_done": 0,
         }  # fmt: skip
