@@ -123,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     page = add("annotate", _annotate, "serve the page on which people decide which URLs are mathematics; Ctrl-C ends it")
     page.add_argument("--port", type=int, default=ANNOTATION_PORT, help="default: %(default)s")
     page.add_argument("--host", default="127.0.0.1", help="address to serve on (default: %(default)s); others need an invitation")
+    page.add_argument("--url", default="", help="https address under which a proxy before this server makes it known")
     page.add_argument("--who", metavar="NAME", help="your name in the log of decisions (default: USER)")
     instead = page.add_mutually_exclusive_group()
     instead.add_argument("--finish", action="store_true", help="end the queue that waits: the run goes on with what was decided")

@@ -14,6 +14,7 @@ import socket
 import threading
 from collections.abc import Collection
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import uvicorn
 from sqlalchemy.exc import OperationalError
@@ -40,7 +41,7 @@ def main(config: AnnotateConfig, root: Path, options: argparse.Namespace) -> Non
     who = options.who or os.environ.get("USER") or "annotator"
     if options.invite:
         name, token = options.invite.strip(), store.invite(options.invite)
-        print(f"{name}: log in on {address(options.host, options.port)} with the token {token} (it is shown only now; an older one ends)")
+        print(f"{name}: log in on {options.url or address(options.host, options.port)} with the token {token} (it is shown only now; an older one ends)")
     elif options.export:
         decisions = store.final(newest(store).id)
         annotate.write_lines(options.export, decisions)
@@ -54,7 +55,7 @@ def main(config: AnnotateConfig, root: Path, options: argparse.Namespace) -> Non
         store.finish(queue.id, who, "mathpipe annotate --finish")
         print(f"{queue.stage}: finished with {len(store.final(queue.id))} decisions; {open_hosts(store, queue)}; the run goes on")
     else:
-        serve(store, config, options.host, options.port, who)
+        serve(store, config, options.host, options.port, who, options.url)
 
 
 def newest(store: Store) -> Queue:
@@ -70,14 +71,15 @@ def newest(store: Store) -> Queue:
 
 
 def waiting(store: Store) -> Queue:
-    """The newest queue, where it waits for people.
+    """The newest queue that is not finished.
 
     Raises:
-        ValueError: it is finished, or there is none.
+        ValueError: there is none.
     """
-    queue = newest(store)
-    if queue.is_finished:
-        raise ValueError(f"{store.database.name}: no queue waits; that of {queue.stage} is finished")
+    last = newest(store)
+    queue = suggest.waiting(store)
+    if queue is None:
+        raise ValueError(f"{store.database.name}: no queue waits; that of {last.stage} is finished")
     return queue
 
 
@@ -87,28 +89,31 @@ def open_hosts(store: Store, queue: Queue) -> str:
     return f"{progress.left} of {progress.total} hosts open"
 
 
-def serve(store: Store, config: AnnotateConfig, host: str, port: int, who: str) -> None:
-    """Serve the page until Ctrl-C.
+def serve(store: Store, config: AnnotateConfig, host: str, port: int, who: str, public_url: str = "") -> None:
+    """Serve the page until Ctrl-C. Once somebody was invited everybody logs in.
+
+    Args:
+        public_url: where others find the page when a proxy (TLS) stands before it.
 
     Raises:
-        ValueError: the port is taken, the address is none of this machine's, or it can be reached by others and nobody was invited.
+        ValueError: the port is taken, the address is none of this machine's, or others can reach the page and nobody was invited.
     """
-    is_public = not is_loopback(host)
-    if is_public and not store.annotators():
-        raise ValueError(f"--host {host} can be reached by others: invite each annotator first, with `mathpipe annotate --invite NAME`")
+    needs_login = bool(store.annotators())
+    if not needs_login and (public_url or not is_loopback(host)):
+        raise ValueError(f"others can reach {public_url or host}: invite each annotator first, with `mathpipe annotate --invite NAME`")
     with listen(host, port) as listener:
-        url, stop = address(host, listener.getsockname()[1]), threading.Event()
+        url, stop = public_url or address(host, listener.getsockname()[1]), threading.Event()
         store.seen(url)
         print(f"annotation page: {url}  (Ctrl-C ends it; the run may be started before or after)", flush=True)
-        if is_public:
-            print("others read what is sent to this page unless something before it encrypts; an SSH tunnel does", flush=True)
+        if needs_login and not url.startswith("https://"):
+            print("log in with your token; on a network, put a proxy with TLS (--url) or an SSH tunnel before this page", flush=True)
         threads = [threading.Thread(target=watch, args=(store, url, stop), daemon=True)]
         if config.suggest_url:
             endpoint = suggest.Endpoint(config.suggest_url, config.suggest_model, os.environ.get("OPENAI_API_KEY", ""))
             threads.append(threading.Thread(target=suggest.keep_suggesting, args=(store, endpoint, stop), daemon=True))
         for thread in threads:
             thread.start()
-        page = app.make_app(store, needs_login=is_public, who=who, hosts=names(host))
+        page = app.make_app(store, needs_login=needs_login, who=who, hosts={*names(host), urlsplit(url).hostname or ""})
         settings = uvicorn.Config(page, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=2)
         try:
             uvicorn.Server(settings).run(sockets=[listener])
@@ -122,10 +127,10 @@ def watch(store: Store, url: str, stop: threading.Event) -> None:
     while not stop.is_set():
         try:
             store.seen(url)
-            queue = next((queue for queue in store.queues() if not queue.is_finished), None)
+            queue = suggest.waiting(store)
             words = f"{queue.stage} waits: {open_hosts(store, queue)}" if queue else "no queue waits now; the next one appears by itself"
-            if told != (queue and queue.id, bool(queue)):
-                told = (queue and queue.id, bool(queue))
+            if told != (number := queue.id if queue else 0):
+                told = number
                 print(words, flush=True)
         except OperationalError as error:
             log.logger().warning("%s: %s", store.database.name, error.orig)

@@ -143,7 +143,7 @@ def prompt_of(row: Row, queue: Queue, texts: Texts) -> str:
     """What the model is told of a question."""
     collected = f"a classifier collected {row.num_collected} of them, mean score {row.mean_score:.2f}"
     figures = f"Prefix: {row.prefix}\nPages under it: {row.num_pages}; {collected}"
-    samples = [texts.page(queue.pages, page_id, with_text=True) for page_id in row.samples]
+    samples = [texts.page(queue.pages, sample.id, with_text=True) for sample in row.samples]
     shown = [f"<page url={json.dumps(page.url)}>\n{page.text[:EXCERPT_CHARS]}\n</page>" for page in samples]
     return "\n\n".join([figures, *shown])
 
@@ -169,9 +169,14 @@ def keep_suggesting(store: Store, endpoint: Endpoint, stop: threading.Event) -> 
             stop.wait(min(IDLE_S * num_failed, MAX_PAUSE_S))
 
 
+def waiting(store: Store) -> Queue | None:
+    """The newest queue that is not finished."""
+    return next((queue for queue in store.queues() if not queue.is_finished), None)
+
+
 def next_question(store: Store, source: str, asked: set[int]) -> tuple[Queue, Row] | None:
     """The open question of highest gain without a suggestion of that source; those that have one join `asked`."""
-    queue = next((queue for queue in store.queues() if not queue.is_finished), None)
+    queue = waiting(store)
     if queue is None:
         return None
     for row in store.rows(queue.id, "", state="open", limit=NUM_AHEAD)[0]:

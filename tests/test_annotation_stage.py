@@ -1,0 +1,417 @@
+"""People as a source of decisions: what the stage asks, how it waits, ends, survives a kill, and what the rounds make of it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import requests
+from corpus_artifacts import finish, folder, needs_shared
+from round_artifacts import make_pages, make_scores
+
+from mathpipe.corpus import annotate, classifier, domains, grow, score, selection, urls
+from mathpipe.corpus.annotation.store import Store
+from mathpipe.corpus.round_config import (
+    AnnotateConfig,
+    AnnotateInputs,
+    ClassifierConfig,
+    ClassifierInputs,
+    DomainsConfig,
+    DomainsInputs,
+    GrowConfig,
+    GrowInputs,
+    ScoreConfig,
+    ScoreInputs,
+    SelectConfig,
+    SelectInputs,
+)
+from mathpipe.pipeline import artifact, cli, stage
+from mathpipe.pipeline.config import Runtime
+
+PATIENT = Runtime(wait=True)
+HOSTS = {"a.org": {"q": 8, "blog": 6}, "b.org": {"": 6}, "c.org": {"x": 5, "y": 5}}
+"""Host → folder → pages; the first half of each folder is collected."""
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(annotate, "POLL_S", 0.02)
+    monkeypatch.setattr(annotate, "GRACE_S", 0.2)
+
+
+def make_inputs(base: Path, number: int = 1, hosts: dict[str, dict[str, int]] = HOSTS) -> AnnotateInputs:
+    """Artifacts of a round over pages made by hand."""
+    lines = [
+        (f"https://{host}/{name}/{i}.html".replace("//", "/").replace(":/", "://"), 0.9 if i < count // 2 else 0.1)
+        for host, folders in hosts.items() for name, count in folders.items() for i in range(count)
+    ]  # fmt: skip
+    base.mkdir(exist_ok=True)
+    pages, scores = make_pages(base, [[{"url": url} for url, _ in lines]]), make_scores(base, [[p for _, p in lines]], round=number)
+    out = folder(base, "select")
+    limit = SelectConfig(top_tokens=(10_000,), min_score=0.5)
+    selected = finish(out, selection.run(limit, SelectInputs(pages, scores), out))
+    out = folder(base, "domains")
+    judged = finish(out, domains.run(DomainsConfig(), DomainsInputs(pages, scores, selected), out))
+    return AnnotateInputs(pages, selected, judged, scores)
+
+
+def out_of(runs: Path, name: str = "round1.annotate-0123abcd") -> Path:
+    return folder(runs, name)
+
+
+def decisions_in(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "decisions.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
+
+
+def ids(store: Store, queue: int = 1) -> dict[str, int]:
+    """Prefix → question."""
+    return {row.prefix: row.id for row in store.rows(queue, "", state="open", limit=1_000)[0]}
+
+
+def wait_for(condition: Callable[[], Any], timeout_s: float = 60) -> Any:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    raise AssertionError("waited in vain")
+
+
+class Running(threading.Thread):
+    """The stage in a thread: `facts` or `error` when it has ended."""
+
+    def __init__(self, config: AnnotateConfig, inputs: AnnotateInputs, out: Path) -> None:
+        super().__init__(daemon=True)
+        self.arguments, self.facts, self.error = (config, inputs, out), dict[str, Any](), ""
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.facts = annotate.run(*self.arguments)
+        except stage.Waiting as error:
+            self.error = str(error)
+
+    def result(self) -> dict[str, Any]:
+        self.join(30)
+        assert not self.is_alive() and not self.error, self.error
+        return self.facts
+
+
+def waiting_store(runs: Path, queue: int = 1) -> Store:
+    """The store of a run, once its queue is there."""
+    store = Store(str(runs / "annotations.sqlite"))
+    wait_for(lambda: any(found.id == queue for found in store.queues()))
+    return store
+
+
+def test_it_ends_when_no_host_is_left_and_gives_exactly_the_final_verdicts(quick: None, tmp_path: Path) -> None:
+    config = AnnotateConfig(source="human", overlap_frac=0.0, runtime=PATIENT)
+    out, inputs = out_of(tmp_path / "toy"), make_inputs(tmp_path / "in")
+    running = Running(config, inputs, out)
+    store = waiting_store(tmp_path / "toy")
+    asked = ids(store)
+    assert sorted(asked) == ["a.org/", "a.org/blog/", "a.org/q/", "b.org/", "c.org/", "c.org/x/", "c.org/y/"]
+    store.decide(asked["a.org/"], "ann", "math", "exercises")
+    store.decide(asked["a.org/blog/"], "ann", "not_math")
+    store.decide(asked["b.org/"], "bob", "skip")
+    store.decide(asked["c.org/x/"], "bob", "math")
+    wait_for(lambda: store.progress(1).left == 1)
+    time.sleep(0.5)
+    assert running.is_alive(), "one half of c.org is open"
+    store.decide(asked["c.org/y/"], "ann", "not_math")
+    time.sleep(0.05)
+    assert store.undo(1, "ann") is not None
+    time.sleep(0.5)
+    assert running.is_alive(), "the last decision was taken back in time"
+    store.decide(asked["c.org/y/"], "ann", "math", "problems\u2028and proofs")
+    facts = running.result()
+    found = decisions_in(out)
+    assert {decision["prefix"]: (decision["decision"], decision["who"], decision["reason"]) for decision in found} == {
+        "a.org/": ("math", "ann", "exercises"), "a.org/blog/": ("not_math", "ann", ""), "c.org/x/": ("math", "bob", ""),
+        "c.org/y/": ("math", "ann", "problems\u2028and proofs"),
+    }  # fmt: skip
+    assert facts == {
+        "round": 1, "annotation_source": "human", "num_decisions": 4, "num_math": 3, "decided_before": 0, "num_left": 0,
+        "num_unsettled": 0, "annotators": ["ann", "bob"], "kappa": None,
+    }  # fmt: skip
+    assert store.queues()[0].is_finished
+
+    export = tmp_path / "export.jsonl"
+    annotate.write_lines(export, store.final(1))
+    again = folder(tmp_path, "file")
+    annotate.run(AnnotateConfig(source="file", file=str(export)), inputs, again)
+    assert (again / "decisions.jsonl").read_bytes() == (out / "decisions.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("ending", ["budget", "finished"])
+def test_it_ends_with_a_budget_or_when_somebody_finishes(quick: None, tmp_path: Path, ending: str) -> None:
+    config = AnnotateConfig(source="human", max_decisions=2 if ending == "budget" else 0, runtime=PATIENT)
+    out = out_of(tmp_path / "toy")
+    running = Running(config, make_inputs(tmp_path / "in"), out)
+    store = waiting_store(tmp_path / "toy")
+    asked = ids(store)
+    store.decide(asked["a.org/q/"], "ann", "math")
+    store.decide(asked["b.org/"], "ann", "flag")
+    if ending == "finished":
+        store.finish(1, "ann", "enough")
+    facts = running.result()
+    assert [decision["prefix"] for decision in decisions_in(out)] == ["a.org/q/"]
+    assert (facts["num_decisions"], facts["num_left"], facts["num_unsettled"]) == (1, 3, 1)
+
+
+def test_kappa_and_unsettled_prefixes_are_facts(quick: None, tmp_path: Path) -> None:
+    out = out_of(tmp_path / "toy")
+    running = Running(AnnotateConfig(source="human", overlap_frac=1.0, runtime=PATIENT), make_inputs(tmp_path / "in"), out)
+    store = waiting_store(tmp_path / "toy")
+    asked = ids(store)
+    for who, verdicts in {"ann": ("math", "not_math", "math"), "bob": ("math", "not_math", "not_math")}.items():
+        for host, verdict in zip(("a.org/", "b.org/", "c.org/"), verdicts, strict=True):
+            store.decide(asked[host], who, verdict)
+    store.finish(1, "ann", "enough")
+    facts = running.result()
+    assert [decision["prefix"] for decision in decisions_in(out)] == ["a.org/", "b.org/"]
+    assert facts["num_unsettled"] == 1
+    assert facts["kappa"] == pytest.approx((2 / 3 - 4 / 9) / (1 - 4 / 9)), "observed 2/3; by chance 2/3·1/3 + 1/3·2/3"
+
+
+def test_it_waits_while_a_page_is_served_and_says_where(quick: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    out, runs = out_of(tmp_path / "toy"), tmp_path / "toy"
+    config, inputs = AnnotateConfig(source="human"), make_inputs(tmp_path / "in")
+    with pytest.raises(stage.Waiting, match="^3 questions wait for people$"):
+        annotate.run(config, inputs, out)
+    store = Store(str(runs / "annotations.sqlite"))
+    store.seen("http://127.0.0.1:9999/")
+    running = Running(config, inputs, out)
+    store.decide(ids(store)["a.org/"], "ann", "math")
+
+    def progress() -> dict[str, Any]:
+        return json.loads((out / "progress.json").read_text())
+
+    wait_for(lambda: (out / "progress.json").exists() and progress()["done"] == 1)
+    found = progress()
+    assert (found["total"], found["unit"], found["url"], found["message"]) == (3, "hosts", "http://127.0.0.1:9999/", "1 decisions")
+    assert len(store.queues()) == 1, "the queue of the first attempt"
+    monkeypatch.setattr(Store, "server", lambda self: None)
+    running.join(30)
+    assert running.error == "2 questions wait for people"
+    patient = Running(AnnotateConfig(source="human", runtime=PATIENT), inputs, out)
+    wait_for(lambda: "nobody serves the page: run `mathpipe annotate`" in progress()["message"])
+    assert progress()["url"] == "http://127.0.0.1:8765/"
+    store.finish(1, "ann", "enough")
+    assert patient.result()["num_decisions"] == 1
+
+
+def test_what_was_decided_holds_in_the_next_round(quick: None, tmp_path: Path) -> None:
+    config = AnnotateConfig(source="human", runtime=PATIENT)
+    first = Running(config, make_inputs(tmp_path / "1"), out_of(tmp_path / "toy"))
+    store = waiting_store(tmp_path / "toy")
+    asked = ids(store)
+    for prefix, verdict in {"a.org/": "math", "a.org/q/": "not_math", "b.org/": "skip", "c.org/": "not_math"}.items():
+        store.decide(asked[prefix], "ann", verdict)
+    assert first.result()["num_decisions"] == 3
+    out = out_of(tmp_path / "toy", "round2.annotate-4567abcd")
+    second = Running(config, make_inputs(tmp_path / "2", 2, {**HOSTS, "d.org": {"": 5}}), out)
+    waiting_store(tmp_path / "toy", 2)
+    assert [row.prefix for row in store.rows(2, "bob", state="left")[0]] == ["d.org/"], "only what is new is open"
+    store.decide(ids(store, 2)["d.org/"], "bob", "math")
+    facts = second.result()
+    assert (facts["round"], facts["num_decisions"], facts["decided_before"], facts["annotators"]) == (2, 4, 3, ["bob"])
+    assert [decision["prefix"] for decision in decisions_in(out)] == ["a.org/", "a.org/q/", "c.org/", "d.org/"]
+    again = out_of(tmp_path / "toy", "round2.annotate-89ababcd")
+    assert annotate.run(AnnotateConfig(source="human"), make_inputs(tmp_path / "2", 2), again)["num_decisions"] == 3, "nothing to ask"
+
+
+def command(tmp_path: Path, inputs: AnnotateInputs, out: Path, *words: str) -> list[str]:
+    (tmp_path / "c.toml").write_text('[annotate]\nsource = "human"\n')
+    pairs = [f"{name}={getattr(inputs, name)}" for name in ("pages", "selected", "domains", "scores")]
+    given = [word for pair in pairs for word in ("--in", pair)]
+    stage_words = ["-m", "mathpipe.corpus.annotate", "--stage", "round1.annotate", "--config", str(tmp_path / "c.toml")]
+    return [sys.executable, *stage_words, *given, "--out", str(out), *words]
+
+
+def test_kill_9_while_people_decide_loses_nothing_and_the_same_command_continues(tmp_path: Path) -> None:
+    inputs, out = make_inputs(tmp_path / "in"), out_of(tmp_path / "toy")
+    nobody = subprocess.run(command(tmp_path, inputs, out), capture_output=True, text=True)
+    assert (nobody.returncode, nobody.stderr) == (75, "waiting: 3 questions wait for people\n")
+    store = waiting_store(tmp_path / "toy")
+    asked, words = ids(store), command(tmp_path, inputs, out, "--set", "runtime.wait=true")
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    wait_for(lambda: stage.is_running(out) and (out / "progress.json").exists())
+    store.decide(asked["a.org/"], "ann", "math")
+    process.kill()
+    process.wait()
+    store.decide(asked["b.org/"], "ann", "not_math")
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    wait_for(lambda: json.loads((out / "progress.json").read_text())["done"] == 2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130, "Ctrl-C continues later"
+    store.decide(asked["c.org/"], "bob", "math")
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert [(d["prefix"], d["decision"], d["who"]) for d in decisions_in(out)] == [
+        ("a.org/", "math", "ann"), ("b.org/", "not_math", "ann"), ("c.org/", "math", "bob"),
+    ]  # fmt: skip
+    assert artifact.read_manifest(out)["annotators"] == ["ann", "bob"] and len(store.queues()) == 1
+
+
+def pages_below(source: Path, prefix: str) -> set[int]:
+    """Ids of the pages under a prefix, by its text."""
+    rows = [row for table in artifact.read_columns(source, ["id", "url"]) for row in table.to_pylist()]
+    return {row["id"] for row in rows if urls.normalize(row["url"]).startswith(prefix)}
+
+
+@needs_shared
+def test_decisions_of_people_make_the_next_rounds_seeds(quick: None, small_pages: Path, tmp_path: Path) -> None:
+    out = {name: folder(tmp_path, name) for name in ("train", "score", "select", "domains")}
+    few = {"num_seeds": 40, "bucket": 33_000, "epoch": 10, "lr": 0.5}
+    config = ClassifierConfig(seed_hosts=("docs.python-sympy.example",), negatives="uncollected", **few)
+    finish(out["train"], classifier.run(config, ClassifierInputs(small_pages), out["train"]))
+    finish(out["score"], score.run(ScoreConfig(), ScoreInputs(small_pages, out["train"]), out["score"]))
+    finish(out["select"], selection.run(SelectConfig(top_tokens=(60_000,)), SelectInputs(small_pages, out["score"]), out["select"]))
+    finish(out["domains"], domains.run(DomainsConfig(), DomainsInputs(small_pages, out["score"], out["select"]), out["domains"]))
+    inputs = AnnotateInputs(small_pages, out["select"], out["domains"], out["score"])
+    collected = {row for table in artifact.read_columns(out["select"], ["id"]) for row in table["id"].to_pylist()}
+    first_seeds = set(pq.read_table(out["train"] / "seeds.parquet")["id"].to_pylist())
+
+    def seeds_after(name: str, verdicts: dict[str, str]) -> tuple[set[int], Path]:
+        decided, running = out_of(tmp_path / name), None
+        running = Running(AnnotateConfig(source="human", runtime=PATIENT), inputs, decided)
+        store = waiting_store(tmp_path / name)
+        asked = ids(store)
+        for prefix, verdict in verdicts.items():
+            store.decide(asked[prefix], "ann", verdict)
+        store.finish(1, "ann", "enough")
+        finish(decided, running.result())
+        grown = folder(tmp_path / name, "round1")
+        read = GrowInputs(small_pages, out["train"], out["select"], out["domains"], decided)
+        finish(grown, grow.run(GrowConfig(), read, grown))
+        return set(pq.read_table(grown / "seeds.parquet")["id"].to_pylist()), grown
+
+    asked = annotate_questions(inputs)
+    roots = sorted((q for q in asked if not q.parent), key=lambda q: -q.gain)
+    (parent, child) = next((q.parent, q) for q in sorted(asked, key=lambda q: -q.gain) if q.parent)
+    other = next(q.prefix for q in roots if q.prefix != parent and q.num_pages > q.num_collected)
+    seeds, grown = seeds_after("a", {parent: "math", child.prefix: "not_math", other: "math"})
+    wanted = (pages_below(small_pages, parent) - pages_below(small_pages, child.prefix)) | pages_below(small_pages, other)
+    assert seeds == first_seeds | (wanted - collected)
+    fewer, _ = seeds_after("b", {parent: "math", child.prefix: "not_math", other: "not_math"})
+    assert seeds - fewer == pages_below(small_pages, other) - collected - first_seeds != set()
+    after = classifier.run(config, ClassifierInputs(small_pages, grown), folder(tmp_path, "train2"))
+    assert after["num_positives"] == len(seeds) > len(fewer)
+
+
+def annotate_questions(inputs: AnnotateInputs) -> list[Any]:
+    from mathpipe.corpus.annotation.questions import questions
+
+    return questions(inputs.pages, inputs.scores, inputs.selected, inputs.domains, AnnotateConfig(source="human"))
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Iterator[Store]:
+    """A queue that waits in the profile `tiny` below tmp_path."""
+    with pytest.raises(stage.Waiting):
+        annotate.run(AnnotateConfig(source="human"), make_inputs(tmp_path / "in"), out_of(tmp_path / "tiny"))
+    yield Store(str(tmp_path / "tiny" / "annotations.sqlite"))
+
+
+def mathpipe(tmp_path: Path, *words: str) -> None:
+    cli.main(["annotate", "--runs", str(tmp_path), "--who", "ann", *words])
+
+
+def test_export_import_and_finish_from_the_command_line(queue: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = {"prefix": "b.org/", "decision": "not_math", "reason": "a shop", "who": "bob"}
+    (tmp_path / "in.jsonl").write_text(json.dumps(line) + "\n")
+    mathpipe(tmp_path, "--import", str(tmp_path / "in.jsonl"))
+    queue.decide(ids(queue)["a.org/"], "ann", "math")
+    mathpipe(tmp_path, "--export", str(tmp_path / "out.jsonl"))
+    mathpipe(tmp_path, "--finish")
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        f"round1.annotate: 1 decisions imported from {tmp_path}/in.jsonl; 2 of 3 hosts open",
+        f"{tmp_path}/out.jsonl: 2 decisions",
+        "round1.annotate: finished with 2 decisions; 1 of 3 hosts open; the run goes on",
+    ]
+    exported = [json.loads(text) for text in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert exported == queue.final(1) and {**exported[1], "at": 0} == {**line, "at": 0}
+    refusals = {("--finish",): "no queue waits; that of round1.annotate is finished", ("--import", "nowhere"): "no queue waits"}
+    for words, wrong in refusals.items():
+        with pytest.raises(SystemExit, match="2"):
+            mathpipe(tmp_path, *words)
+        assert wrong in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        mathpipe(tmp_path, "--profile", "small", "--export", "x")
+    assert "no queue is there yet; start `mathpipe run` with annotate.source" in capsys.readouterr().err
+
+
+def test_a_taken_port_and_an_open_host_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with pytest.raises(SystemExit, match="2"):
+            mathpipe(tmp_path, "--port", port)
+        assert f"cannot serve on port {port} of 127.0.0.1" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        mathpipe(tmp_path, "--host", "0.0.0.0")
+    assert "invite each annotator first, with `mathpipe annotate --invite NAME`" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        mathpipe(tmp_path, "--url", "https://annotate.example.org/")
+    assert "others can reach https://annotate.example.org/: invite" in capsys.readouterr().err
+    mathpipe(tmp_path, "--invite", "bob", "--host", "0.0.0.0")
+    said = capsys.readouterr().out
+    token = said.partition(" token ")[2].partition(" ")[0]
+    assert said.startswith(f"bob: log in on http://{socket.gethostname()}:8765/ with the token ")
+    assert Store(str(tmp_path / "tiny" / "annotations.sqlite")).annotator_of(token) == "bob"
+
+
+def serve(tmp_path: Path, *words: str) -> tuple[subprocess.Popen[str], str]:
+    """`mathpipe annotate` as a process of its own, and its link."""
+    arguments = [sys.executable, "-m", "mathpipe.pipeline.cli", "annotate", "--runs", str(tmp_path), "--port", "0", *words]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, process.stdout.readline().split()[2]
+
+
+def test_the_server_may_come_first_and_picks_up_each_queue(tmp_path: Path) -> None:
+    process, url = serve(tmp_path)
+    try:
+        store = Store(str(tmp_path / "tiny" / "annotations.sqlite"))
+        assert store.server() == url and process.stdout is not None
+        assert process.stdout.readline() == "no queue waits now; the next one appears by itself\n"
+        assert requests.get(url, timeout=10).status_code == 200
+        assert requests.get(url, headers={"Host": "evil.example"}, timeout=10).status_code == 400
+        running = Running(AnnotateConfig(source="human"), make_inputs(tmp_path / "in"), out_of(tmp_path / "tiny"))
+        assert process.stdout.readline() == "round1.annotate waits: 3 of 3 hosts open\n"
+        assert "a.org/" in requests.get(url, timeout=10).text and running.is_alive()
+        store.finish(1, "ann", "enough")
+        assert running.result()["num_decisions"] == 0
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+
+
+def test_beyond_this_machine_only_who_was_invited_gets_in(queue: Store, tmp_path: Path) -> None:
+    token = queue.invite("bob")
+    process, url = serve(tmp_path, "--host", "0.0.0.0")
+    try:
+        assert process.stdout is not None and "log in with your token" in process.stdout.readline()
+        local = f"http://127.0.0.1:{url.rpartition(':')[2]}"
+        assert "a.org" not in requests.get(local, timeout=10).text
+        with requests.Session() as browser:
+            form = browser.get(f"{local}login", timeout=10)
+            csrf = browser.cookies["mathpipe_csrf"]
+            assert form.status_code == 200
+            assert browser.post(f"{local}login", {"token": token, "csrf": csrf}, timeout=10).status_code == 200
+            assert "a.org" in browser.get(local, timeout=10).text
+    finally:
+        process.kill()
+        process.wait()
