@@ -68,7 +68,7 @@ def make_app(store: Store, *, needs_login: bool, who: str, hosts: Collection[str
         visit = Visit(site, request, "", FormData(), security.csrf_of(request))
         status = exception.status_code if isinstance(exception, HTTPException) else 500
         message = exception.detail if isinstance(exception, HTTPException) else "the server failed; its log says more"
-        response = visit.page("error.html", status, status=status, message=message)
+        response = visit.page("error.html", status, message=message)
         security.add_headers(response.headers)  # a failure of ours (500) does not pass the middleware
         return response
 

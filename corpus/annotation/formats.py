@@ -14,7 +14,7 @@ STATES = {
     "not_math": ("✕", "not math"),
     "skip": ("→", "skipped"),
     "flag": ("⚑", "flagged"),
-    "disagreement": ("≠", "disagreement"),
+    "disagreement": ("≠", "disputed"),
     "open": ("○", "open"),
     "hidden": ("•", "hidden for now"),
 }

@@ -23,7 +23,7 @@ NUM_TEXTS, NUM_GROUPS = 128, 4
 """Rendered texts, and row groups with their text, kept in memory."""
 DELIMITER = re.compile(r"(?<!\\)(\\[\[\]()])")
 CLOSING = {r"\(": r"\)", r"\[": r"\]"}
-CODE_LINE = re.compile(r"^(?: {4}|\t|>>>|\.\.\. |\w*> |\$ |In \[)", re.MULTILINE)
+CODE_LINE = re.compile(r"^(?: {4}|\t|>>>|\.\.\. |\w*> |\$ |In \[)|\S {3,}\S", re.MULTILINE)
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 """Control characters, and those that reorder or hide text."""
 

@@ -70,6 +70,7 @@ class Visit:
         is_part = self.request.headers.get("hx-request") == "true" and "hx-history-restore-request" not in self.request.headers
         values |= {
             "layout": "part.html" if is_part else "base.html", "queue": queue, "who": self.who, "csrf": self.csrf, "view": template,
+            "status": status,
             "needs_login": self.site.needs_login, "notice": NOTICES.get(self.request.query_params.get("notice", ""), ""),
         }  # fmt: skip
         if queue:
