@@ -160,7 +160,7 @@ def num_wanted(root: str, overlap_frac: float) -> int:
 def standing(decisions: Sequence[Decision]) -> list[Decision]:
     """Of the decisions on a prefix in their order, those that count: not undone, not before the last settlement, each person's last.
 
-    A settlement (or import) thus replaces what was said before it; who differs later disagrees with it.
+    A settlement replaces what was said before it; who differs later disagrees with it.
     """
     valid = [decision for decision in decisions if decision.undone_at is None]
     settled = max((i for i, decision in enumerate(valid) if decision.kind == "settle"), default=0)
@@ -168,15 +168,16 @@ def standing(decisions: Sequence[Decision]) -> list[Decision]:
 
 
 def resolve(decisions: Sequence[Decision], wanted: int) -> str:
-    """State of a prefix, from `standing` decisions.
+    """State of a prefix with these decisions.
 
     Flags and opposite verdicts wait for a settlement; a verdict counts more than a skip; fewer people than wanted leave it open,
     except where it was settled or imported.
     """
-    verdicts = {decision.verdict for decision in decisions}
+    counting = standing(decisions)
+    verdicts = {decision.verdict for decision in counting}
     if "flag" in verdicts:
         return "flag"
     if verdicts >= set(FINAL):
         return "disagreement"
-    is_enough = len(decisions) >= wanted or any(decision.kind != "decide" for decision in decisions)
+    is_enough = len(counting) >= wanted or any(d.kind != "decide" and d.undone_at is None for d in decisions)
     return next((verdict for verdict in HANDLED if verdict in verdicts), "open") if is_enough else "open"

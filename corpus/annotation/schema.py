@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
@@ -55,7 +55,7 @@ MIGRATIONS: list[list[str]] = [
         "CREATE INDEX decisions_who ON decisions (queue_id, who, id)",
         """CREATE TABLE suggestions (queue_id INTEGER NOT NULL, prefix {text} NOT NULL, source TEXT NOT NULL, verdict TEXT NOT NULL,
         reason TEXT NOT NULL, at DOUBLE PRECISION NOT NULL, PRIMARY KEY (queue_id, prefix, source))""",
-        "CREATE TABLE claims (question_id {key}, who TEXT NOT NULL, at DOUBLE PRECISION NOT NULL)",
+        "CREATE TABLE claims (question_id BIGINT, who TEXT, at DOUBLE PRECISION NOT NULL, PRIMARY KEY (question_id, who))",
         "CREATE TABLE servers (url TEXT PRIMARY KEY, seen_at DOUBLE PRECISION NOT NULL)",
         "CREATE TABLE annotators (name TEXT PRIMARY KEY, token_sha256 TEXT NOT NULL UNIQUE, created_at DOUBLE PRECISION NOT NULL)",
     ],
@@ -125,7 +125,7 @@ def open_engine(address: str) -> Engine:
         ValueError: not such an address.
     """
     try:
-        url = make_url(address if "://" in address else f"sqlite:///{Path(address).absolute()}")
+        url = make_url(address) if "://" in address else URL.create("sqlite", database=str(Path(address).absolute()))
     except ArgumentError:
         raise ValueError(f"{address}: not a database; give the path of a SQLite file or postgresql://user@host/name") from None
     if url.drivername == "postgresql":

@@ -178,19 +178,19 @@ class Store:
     def next_open(self, queue: int, who: str, after: int | None = None) -> Row | None:
         """The question of highest gain that needs `who` and that nobody else was given lately: after a child the next one beside or
         above it, else a root. It is given to `who` now."""
+        select = """SELECT q.id FROM questions q
+            WHERE q.queue_id = :queue AND q.parent_id = :parent AND q.is_done = 0 AND q.state IN ('open', 'flag') AND q.id <> :after
+            AND NOT EXISTS (SELECT 1 FROM decisions d WHERE d.prefix = q.prefix AND d.who = :who AND d.undone_at IS NULL)
+            AND (SELECT count(*) FROM claims WHERE question_id = q.id AND who <> :who AND at >= :stale) < q.num_wanted - (SELECT
+            count(DISTINCT d.who) FROM decisions d WHERE d.prefix = q.prefix AND q.state = 'open' AND d.undone_at IS NULL)
+            ORDER BY q.gain DESC, q.id LIMIT 1"""
+        claim = "INSERT INTO claims VALUES (:id, :who, :now) ON CONFLICT (question_id, who) DO UPDATE SET at = excluded.at"
+        now = time.time()
+        values = {"queue": queue, "who": who, "after": after or 0, "stale": now - CLAIM_S}
         with self.database.writing() as c:
             for parent in tree.open_levels(c, after):
-                select = """SELECT q.id FROM questions q LEFT JOIN claims ON claims.question_id = q.id
-                    WHERE q.queue_id = :queue AND q.parent_id = :parent AND q.is_done = 0 AND q.state IN ('open', 'flag') AND q.id <> :after
-                    AND (claims.who IS NULL OR claims.who = :who OR claims.at < :stale) AND NOT EXISTS
-                    (SELECT 1 FROM decisions d WHERE d.prefix = q.prefix AND d.who = :who AND d.undone_at IS NULL)
-                    ORDER BY q.gain DESC, q.id LIMIT 1"""
-                now = time.time()
-                values = {"queue": queue, "parent": parent, "who": who, "after": after or 0, "stale": now - CLAIM_S}
-                found = c.execute(text(select), values).scalar()
+                found = c.execute(text(select), values | {"parent": parent}).scalar()
                 if found is not None:
-                    claim = """INSERT INTO claims VALUES (:id, :who, :now)
-                        ON CONFLICT (question_id) DO UPDATE SET who = excluded.who, at = excluded.at"""
                     c.execute(text(claim), {"id": found, "who": who, "now": now})
                     return tree.view_one(c, found, who)
         return None
@@ -219,7 +219,7 @@ class Store:
             if version is not None and version != asked.version:
                 tree.require_seen(c, asked, who, version)
             tree.add_decision(c, queue, asked.prefix, who, verdict, note, kind)
-            c.execute(text("DELETE FROM claims WHERE question_id = :id"), {"id": question})
+            c.execute(text("DELETE FROM claims WHERE question_id = :id AND who = :who"), {"id": question, "who": who})
             tree.refresh(c, asked.prefix)
             return tree.view_one(c, question, who)
 
@@ -334,9 +334,8 @@ class Store:
             everything = tree.decisions_by_prefix(c, None)
         lines = []
         for prefix in sorted(name for name in everything if name.partition("/")[0] in hosts):
-            said = standing(everything[prefix])
-            verdict = resolve(said, wanted.get(prefix, 1))
-            agreed = [d for d in said if d.verdict == verdict]
+            verdict = resolve(everything[prefix], wanted.get(prefix, 1))
+            agreed = [d for d in standing(everything[prefix]) if d.verdict == verdict]
             if verdict in FINAL:
                 reason, who = "; ".join(dict.fromkeys(d.note for d in agreed if d.note)), ", ".join(d.who for d in agreed)
                 lines.append({"prefix": prefix, "decision": verdict, "reason": reason, "who": who, "at": max(d.at for d in agreed)})

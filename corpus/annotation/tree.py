@@ -21,7 +21,6 @@ from mathpipe.corpus.annotation.records import (
     Sample,
     num_wanted,
     resolve,
-    standing,
 )
 
 MAX_QUESTIONS = 10_000_000
@@ -185,7 +184,7 @@ def add_decision(c: Connection, queue: Any, prefix: str, who: str, verdict: str,
 
 def refresh(c: Connection, prefix: str) -> None:
     """Bring all questions on a prefix, what is above them and their queues in line with the log."""
-    said = standing(decisions_by_prefix(c, [prefix])[prefix])
+    said = decisions_by_prefix(c, [prefix])[prefix]
     version = count_events(c, prefix)
     select = f"SELECT {COLUMNS} FROM questions WHERE prefix = :prefix ORDER BY id"
     for question in c.execute(text(select), {"prefix": prefix}).all():
@@ -245,7 +244,7 @@ def load(c: Connection, queue: int, questions: Iterable[Question], overlap_frac:
             raise ValueError(f"question {place} on {question.prefix!r} below {question.parent!r}: expected {expected}")
         parent, said = by_prefix[question.parent], log.get(question.prefix, [])
         wanted = parent["num_wanted"] or num_wanted(question.prefix, overlap_frac)
-        state = resolve(standing(said), wanted)
+        state = resolve(said, wanted)
         row = {
             "id": queue * MAX_QUESTIONS + place, "queue_id": queue, "parent_id": parent["id"], "prefix": question.prefix,
             "num_pages": question.num_pages, "num_collected": question.num_collected, "mean_score": question.mean_score,
