@@ -276,7 +276,7 @@ def test_nothing_to_do_imports_neither_luigi_nor_torch(mathpipe, tmp_path):
     assert mathpipe("run", "top")[0] == 0
     code = (
         "import sys, toy_chain; from mathpipe.pipeline import cli, stages; stages.STAGES = toy_chain.STAGES\n"
-        "cli.main(['run', 'top', '--config', 'toy.toml']); assert not {'luigi', 'torch', 'rich'} & set(sys.modules)"
+        "cli.main(['run', 'top', '--config', 'toy.toml']); assert not {'luigi', 'torch', 'rich', 'sqlalchemy'} & set(sys.modules)"
     )
     env = {**os.environ, "PYTHONPATH": str(HERE)}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=env)

@@ -40,8 +40,8 @@ def main(config: AnnotateConfig, root: Path, options: argparse.Namespace) -> Non
     store = Store(config.database(root))
     who = options.who or os.environ.get("USER") or "annotator"
     if options.invite:
-        name, token = options.invite.strip(), store.invite(options.invite)
-        print(f"{name}: log in on {options.url or address(options.host, options.port)} with the token {token} (it is shown only now; an older one ends)")
+        token, url = store.invite(options.invite), options.url or address(options.host, options.port)
+        print(f"{options.invite.strip()}: log in on {url} with the token {token} (it is shown only now; an older one ends)")
     elif options.export:
         decisions = store.final(newest(store).id)
         annotate.write_lines(options.export, decisions)
