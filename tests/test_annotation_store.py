@@ -231,7 +231,7 @@ ACTIONS = st.one_of(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(actions=st.lists(ACTIONS, min_size=5, max_size=25))
 def test_any_sequence_of_decisions_gives_what_a_naive_model_gives(shared: Store, actions: list[tuple[str, str, int, str, int]]) -> None:
     questions = tree(f"{next(NUMBERS)}.example")
@@ -458,7 +458,8 @@ def test_exported_decisions_come_back_the_same(address: str, request: pytest.Fix
     one, other = Store(address), Store(str(tmp_path / "other.sqlite"))
     questions = tree("example")
     queue, ids = add(one, questions, overlap_frac=1.0)
-    for prefix, by_ann, by_bob in (("a.example/", "math", "math"), ("a.example/y/", "not_math", "not_math"), ("b.example/", "math", "skip")):
+    said = [("a.example/", "math", "math"), ("a.example/y/", "not_math", "not_math"), ("b.example/", "math", "skip")]
+    for prefix, by_ann, by_bob in said:
         one.decide(ids[prefix], "ann", by_ann, f"ann on {prefix}")
         one.decide(ids[prefix], "bob", by_bob, f"bob on {prefix}")
     exported = one.final(queue)
