@@ -222,7 +222,10 @@ def bar(visit: Visit) -> Response:
 def next_question(visit: Visit) -> Response:
     """The next question for this annotator."""
     asked = visit.queue()
-    row = visit.store.next_open(asked.id, visit.who, visit.number("after") or None)
+    try:
+        row = visit.store.next_open(asked.id, visit.who, visit.number("after") or None)
+    except LookupError:
+        raise HTTPException(404, "there is no such question") from None
     return to(f"/p/{row.id}" if row else f"/q/{asked.id}?notice=none-left")
 
 
