@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from httpx import Response
 from starlette.testclient import TestClient
 
 from mathpipe.corpus.annotation.app import make_app
@@ -42,7 +41,8 @@ def make_store(folder: Path, prefixes: Sequence[str] = HOSTS, pages: Sequence[tu
     written = write_pages(folder / "pages", pages or [("https://ada.example/a.html", TEXT), ("http://ada.example/b.html", "plain text")])
     samples = (Sample(1, 0.91, True), Sample(1 << 32 | 1, 0.42, False))
     questions = [
-        Question(prefix, "", 100 - place, 50 - place, 0.5, 1000, samples, "math" if place % 2 else "") for place, prefix in enumerate(prefixes)
+        Question(prefix, "", 100 - place, 50 - place, 0.5, 1000, samples, "math" if place % 2 else "")
+        for place, prefix in enumerate(prefixes)
     ]
     child = Question(CHILD, prefixes[0], 40, 10, 0.3, 400, samples)
     store.add_queue("tiny/round1.annotate", 1, written, [questions[0], child, *questions[1:]], annotate="round1.annotate", **settings)
@@ -56,7 +56,7 @@ def make_client(store: Store, who: str = "ann", *, needs_login: bool = False) ->
 class Client(TestClient):
     """A browser without JavaScript: submits a form with its hidden fields."""
 
-    def submit(self, page: str, action: str, **fields: Any) -> Response:
+    def submit(self, page: str, action: str, **fields: Any) -> Any:
         """Load a page, fill the form with that action (a regular expression), send it."""
         shown = self.get(page)
         found = re.search(rf'<form[^>]*action="({action})".*?</form>', shown.text, re.DOTALL)
@@ -64,7 +64,7 @@ class Client(TestClient):
         hidden = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', found[0])
         return self.post(unescape(found[1]), data={name: unescape(value) for name, value in hidden} | fields)
 
-    def decide(self, question: int, verdict: str, note: str = "") -> Response:
+    def decide(self, question: int, verdict: str, note: str = "") -> Any:
         return self.submit(f"/p/{question}", "/p/.*?", verdict=verdict, note=note)
 
 

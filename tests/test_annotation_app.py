@@ -30,7 +30,9 @@ def test_a_queue_that_does_not_exist_yet_is_waited_for(tmp_path: Path) -> None:
 
 def test_domains_come_by_expected_gain_with_their_figures(client: Client) -> None:
     page = client.get("/")
-    shown = [re.sub("​", "", prefix) for prefix in re.findall(r'<th scope="row"><a href="/p/\d+"><bdi class="prefix">(.*?)</bdi>', page.text)]
+    shown = [
+        re.sub("​", "", prefix) for prefix in re.findall(r'<th scope="row"><a href="/p/\d+"><bdi class="prefix">(.*?)</bdi>', page.text)
+    ]
     assert shown == HOSTS  # ada: 50 uncollected × 50 % = 25, then 50 × 49/99 …
     row = page.text[page.text.index("bohr") :]
     figures = re.findall(r'<td class="n" data-label="(\w+)">(.*?)</td>', row, re.DOTALL)[:5]
@@ -41,7 +43,15 @@ def test_domains_come_by_expected_gain_with_their_figures(client: Client) -> Non
 
 @pytest.mark.parametrize(
     ("query", "number"),
-    [("state=open", 12), ("state=left", 11), ("state=math", 0), ("search=notes", 1), ("search=EXAMPLE", 12), ("search=%25", 0), ("order=prefix", 11)],
+    [
+        ("state=open", 12),
+        ("state=left", 11),
+        ("state=math", 0),
+        ("search=notes", 1),
+        ("search=EXAMPLE", 12),
+        ("search=%25", 0),
+        ("order=prefix", 11),
+    ],
 )
 def test_filter_and_search(client: Client, query: str, number: int) -> None:
     assert client.get(f"/q/1?{query}").text.count("<tr data-row>") == number
@@ -168,7 +178,9 @@ def test_export_and_import_are_the_same_format(client: Client, store: Store, tmp
     assert [line | {"at": 0} for line in other.final(1)] == [line | {"at": 0} for line in lines]
 
 
-@pytest.mark.parametrize("body", [b"not json", b'{"prefix": "a.org/"}', b'{"prefix": "a.org/", "decision": "maybe"}', b"[1]", b"\xff\xfe", b'"x"'])
+@pytest.mark.parametrize(
+    "body", [b"not json", b'{"prefix": "a.org/"}', b'{"prefix": "a.org/", "decision": "maybe"}', b"[1]", b"\xff\xfe", b'"x"']
+)
 def test_an_import_with_a_bad_line_records_nothing(client: Client, store: Store, body: bytes) -> None:
     client.get("/q/1/data")
     good = b'{"prefix": "ada.example/", "decision": "math", "reason": "", "who": "z"}\n'
@@ -197,8 +209,9 @@ def test_a_finished_queue_leads_to_the_next_round(client: Client, store: Store, 
 
 @pytest.mark.parametrize(
     ("address", "status"),
-    [("/q/9", 404), ("/p/9", 404), ("/text/1?queue=9", 404), ("/text/1", 404), ("/text/1?queue=x", 400), ("/nothing", 404), ("/q/1?state=x", 400),
-     ("/q/1?order=x", 400), ("/q/1?offset=-1", 400), ("/q/1?offset=99999999999999999999", 400), ("/static/../app.py", 404), ("/q/1/next?after=9", 404)],
+    [("/q/9", 404), ("/p/9", 404), ("/text/1?queue=9", 404), ("/text/1", 404), ("/text/1?queue=x", 400), ("/nothing", 404),
+     ("/q/1?state=x", 400), ("/q/1?order=x", 400), ("/q/1?offset=-1", 400), ("/q/1?offset=99999999999999999999", 400),
+     ("/static/../app.py", 404), ("/q/1/next?after=9", 404)],
 )  # fmt: skip
 def test_bad_addresses_are_answered_with_a_page(client: Client, address: str, status: int) -> None:
     answer = client.get(address)
@@ -206,7 +219,8 @@ def test_bad_addresses_are_answered_with_a_page(client: Client, address: str, st
 
 
 @pytest.mark.parametrize(
-    "fields", [{"verdict": "maybe"}, {"verdict": ""}, {"version": "x"}, {"version": ""}, {"kind": "import"}, {"kind": "settle", "verdict": "flag"}]
+    "fields",
+    [{"verdict": "maybe"}, {"verdict": ""}, {"version": "x"}, {"version": ""}, {"kind": "import"}, {"kind": "settle", "verdict": "flag"}],
 )
 def test_bad_forms_are_refused(client: Client, store: Store, fields: dict[str, str]) -> None:
     client.get("/")

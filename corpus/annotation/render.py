@@ -116,13 +116,14 @@ def to_html(text: str, renderers: Renderers) -> tuple[str, str]:
     """(paragraphs, code and formulas of a page as HTML, what was left out or "")."""
     blocks = [split(block) for block in re.split(r"\n(?:[ \t]*\n)+", text[:MAX_CHARS].strip("\n"))]
     formulas = [piece for block in blocks for piece in block if not isinstance(piece, str)]
-    wanted = list(dict.fromkeys(formula for formula in formulas[:MAX_FORMULAS] if len(formula[0]) <= MAX_FORMULA_CHARS))
+    different = list(dict.fromkeys(formula for formula in formulas if len(formula[0]) <= MAX_FORMULA_CHARS))
+    wanted = different[:MAX_FORMULAS]
     known = dict(zip(wanted, renderers.mathml(wanted), strict=True)) if wanted else {}
     left_out = []
     if len(text) > MAX_CHARS:
         left_out.append(f"the first {MAX_CHARS:,} of {len(text):,} characters")
-    if len(formulas) > MAX_FORMULAS:
-        left_out.append(f"the first {MAX_FORMULAS} of {len(formulas):,} formulas rendered")
+    if len(different) > MAX_FORMULAS:
+        left_out.append(f"the first {MAX_FORMULAS} of {len(different):,} formulas rendered")
     return "\n".join(block_html(block, known) for block in blocks if block), "; ".join(left_out)
 
 

@@ -105,6 +105,4 @@ def check_csrf(request: Request, sent: str) -> None:
 
 def set_cookie(response: Response, request: Request, name: str, value: str) -> None:
     """A cookie that scripts cannot read and other sites cannot send."""
-    response.set_cookie(
-        name, value, max_age=180 * 86_400, path="/", httponly=True, samesite="strict", secure=request.url.scheme == "https"
-    )
+    response.set_cookie(name, value, max_age=180 * 86_400, path="/", httponly=True, samesite="strict", secure=request.url.scheme == "https")

@@ -371,7 +371,7 @@ def lines(body: bytes) -> Iterator[Any]:
         if line.strip():
             try:
                 yield json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"line {number}: not JSON: {error}") from None
 
 
