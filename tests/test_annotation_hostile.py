@@ -29,7 +29,8 @@ PREFIXES = [
 FORMULAS = [
     r"\href{javascript:alert(1)}{x}", r"\url{javascript:alert(1)}", r"\htmlStyle{background:url(//evil.example/)}{x}",
     r"\htmlData{onload=alert(1)}{x}", r"\includegraphics{http://evil.example/x.png}", r"\text{</math><script>alert(1)</script>}",
-    r"</annotation></math><img src=x onerror=alert(1)>", r"\color{red\" onclick=\"alert(1)}x", r"\rule{99999em}{99999em}", r"\kern{-9999em}x",
+    r"</annotation></math><img src=x onerror=alert(1)>", r"\color{red\" onclick=\"alert(1)}x",
+    r"\rule{99999em}{99999em}", r"\kern{-9999em}x",
 ]  # fmt: skip
 KILLERS = ["{" * 5000 + "x" + "}" * 5000, "{" * 900 + "x" + "}" * 900, r"\sqrt{" * 150, r"\def\a#1{\b{#1#1}}\def\b#1{\a{#1#1}}\a{x}"]
 """Under these the engine dies, or would go on and on."""
