@@ -60,9 +60,9 @@ class Served:
 def serve(browser: Any) -> Iterator[Any]:
     running: list[tuple[uvicorn.Server, threading.Thread]] = []
 
-    def start(store: Store) -> Served:
+    def start(store: Store, *, needs_login: bool = False) -> Served:
         listener = socket.create_server(("127.0.0.1", 0))
-        app = make_app(store, needs_login=False, who="nobody", hosts=["127.0.0.1"])
+        app = make_app(store, needs_login=needs_login, who="nobody", hosts=["127.0.0.1"])
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
@@ -174,6 +174,20 @@ def test_without_javascript(serve: Any, tmp_path: Path) -> None:
     page.get_by_role("link", name="Finish").click()
     page.get_by_role("button", name="Finish and let the loop go on").click()
     assert heading(page) == "Round 1 is finished"
+
+
+def test_login_by_token(serve: Any, tmp_path: Path) -> None:
+    site = serve(make_store(tmp_path), needs_login=True)
+    page = site.open("/q/1/next")
+    page.get_by_label("Your token").fill(site.store.invite("bo"))
+    page.keyboard.press("Enter")
+    wait(lambda: heading(page) == HOSTS[0])
+    assert page.frame_locator("iframe").locator("math").count() == 2
+    press(page, "m")
+    assert site.store.final(1)[0]["who"] == "bo"
+    page.get_by_role("button", name="Log out").click()
+    page.goto(f"{site.url}/q/1")
+    assert heading(page) == "Log in"
 
 
 @pytest.mark.parametrize(("key", "state"), [("y", "math"), ("o", "disagreement")])

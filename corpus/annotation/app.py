@@ -106,6 +106,7 @@ def endpoint(site: Site, view: View, limiter: anyio.CapacityLimiter | None = Non
             return guarded(visit, view)
 
         response = await anyio.to_thread.run_sync(run, limiter=limiter)
+        await form.close()
         if request.cookies.get(security.CSRF) != csrf:
             security.set_cookie(response, request, security.CSRF, csrf)
         return response

@@ -70,8 +70,7 @@ class Visit:
         is_part = self.request.headers.get("hx-request") == "true" and "hx-history-restore-request" not in self.request.headers
         values |= {
             "layout": "part.html" if is_part else "base.html", "queue": queue, "who": self.who, "csrf": self.csrf, "view": template,
-            "status": status,
-            "needs_login": self.site.needs_login, "notice": NOTICES.get(self.request.query_params.get("notice", ""), ""),
+            "status": status, "needs_login": self.site.needs_login, "notice": NOTICES.get(self.request.query_params.get("notice", ""), ""),
         }  # fmt: skip
         if queue:
             queues = self.store.queues()
@@ -241,7 +240,7 @@ def show_question(visit: Visit, row: Row) -> Response:
     samples = [(each, url_of(visit, asked.pages, each.id)) for each in row.samples]
     number = min(max(1, visit.number("sample", 1)), max(1, len(samples)))
     return visit.page(
-        "question.html", queue=asked, row=row, path=visit.store.path(row.id, visit.who), children=children,
+        "question.html", queue=asked, row=row, path=visit.store.path(row.id, visit.who) if row.parent_id else [], children=children,
         pages=visit.pages(offset, LIMIT, total), samples=samples, shown=number, suggestions=visit.store.suggestions(row.id),
         decisions=visit.store.decisions_on(row.id, visit.who)[::-1], is_settling=row.state in ("flag", "disagreement"), link=visit.link,
     )  # fmt: skip
