@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import text
 
 from mathpipe.corpus.annotation import schema, store
 from mathpipe.corpus.annotation.agreement import agree, kappa
@@ -512,8 +511,8 @@ def test_the_log_the_pace_and_who_serves(address: str, monkeypatch: pytest.Monke
     token = one.invite("ann")
     assert one.annotator_of(token) == "ann" and one.annotator_of(token[:-1]) is None and one.annotators() == ["ann"]
     assert one.annotator_of(one.invite("ann")) == "ann" and one.annotator_of(token) is None, "a new token ends the old one"
-    with one.database.reading() as connection:
-        assert token not in str(connection.execute(text("SELECT * FROM annotators")).all())
+    with one.database.reading() as transaction:
+        assert token not in str(transaction.all("SELECT * FROM annotators"))
 
 
 # the database

@@ -7,17 +7,20 @@ has read still holds when it writes, on both databases alike.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections import namedtuple
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, text
+from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError
 
 BUSY_TIMEOUT_S = 30
 WRITER_LOCK = 0x6D617468
@@ -69,6 +72,79 @@ TYPES = {
 }  # fmt: skip
 
 
+NOTHING: Mapping[str, Any] = {}
+
+
+class DatabaseError(RuntimeError):
+    """The database does not answer as it should; the message names it."""
+
+
+class Transaction:
+    """Statements in one transaction. Values are named `:name` on either database; a list stands for `(item, …)`.
+
+    The driver's cursor is used as it is: SQLAlchemy's result objects cost ten times what the statements do.
+    """
+
+    def __init__(self, cursor: Any, is_sqlite: bool) -> None:
+        self._cursor, self._is_sqlite = cursor, is_sqlite
+
+    def run(self, sql: str, values: Mapping[str, Any] | list[dict[str, Any]] = NOTHING) -> None:
+        """A statement without a result; with a list of values, once for each."""
+        if isinstance(values, list):
+            self._cursor.executemany(spell(sql, self._is_sqlite), values)
+        else:
+            sql, values = spread(sql, values)
+            self._cursor.execute(spell(sql, self._is_sqlite), values)
+
+    def all(self, sql: str, values: Mapping[str, Any] = NOTHING) -> list[Any]:
+        """The rows of a query, as named tuples."""
+        self.run(sql, values)
+        make = row_type(tuple(column[0] for column in self._cursor.description))._make
+        return [make(row) for row in self._cursor.fetchall()]
+
+    def first(self, sql: str, values: Mapping[str, Any] = NOTHING) -> Any:
+        """The first row, or None."""
+        return next(iter(self.all(sql, values)), None)
+
+    def column(self, sql: str, values: Mapping[str, Any] = NOTHING) -> list[Any]:
+        """The values of a query's first column."""
+        self.run(sql, values)
+        return [row[0] for row in self._cursor.fetchall()]
+
+    def scalar(self, sql: str, values: Mapping[str, Any] = NOTHING) -> Any:
+        """The first value of the first row, or None."""
+        return next(iter(self.column(sql, values)), None)
+
+
+@lru_cache(1024)
+def spell(sql: str, is_sqlite: bool) -> str:
+    """A statement as the driver wants it.
+
+    >>> spell("a = :a", is_sqlite=False)
+    'a = %(a)s'
+    """
+    return sql if is_sqlite else re.sub(r":(\w+)", r"%(\1)s", sql)
+
+
+def spread(sql: str, values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """A statement whose values are no lists.
+
+    >>> spread("id IN :ids", {"ids": [7, 9]})
+    ('id IN (:ids_0, :ids_1)', {'ids_0': 7, 'ids_1': 9})
+    """
+    for name, items in [(name, value) for name, value in values.items() if isinstance(value, list)]:
+        named = {f"{name}_{place}": item for place, item in enumerate(items)}
+        sql = re.sub(rf":{name}\b", f"({', '.join(':' + place for place in named)})", sql)
+        values = {other: value for other, value in values.items() if other != name} | named
+    return sql, values
+
+
+@lru_cache(256)
+def row_type(columns: tuple[str, ...]) -> Any:
+    """The class of a query's rows."""
+    return namedtuple("Columns", columns, rename=True)  # type: ignore[misc]
+
+
 class Database:
     """Connections to one database, with the newest schema.
 
@@ -77,45 +153,57 @@ class Database:
     """
 
     def __init__(self, address: str) -> None:
-        self.engine = open_engine(address)
-        self.is_sqlite = self.engine.dialect.name == "sqlite"
+        self._engine = open_engine(address)
+        self.is_sqlite = self._engine.dialect.name == "sqlite"
         self._turn = threading.Lock() if self.is_sqlite else nullcontext()  # SQLite's own waiting polls
         try:
             self._migrate()
-        except DBAPIError as error:
-            reason = str(error.orig).strip().splitlines()[0]
-            raise ValueError(f"{self.name}: cannot be opened as a database of annotations: {reason}; check the address") from None
+        except DatabaseError as error:
+            raise ValueError(f"{error}; cannot be opened as a database of annotations, check the address") from None
 
     @property
     def name(self) -> str:
         """The address without a password."""
-        return self.engine.url.render_as_string(hide_password=True)
+        return self._engine.url.render_as_string(hide_password=True)
 
     @contextmanager
-    def reading(self) -> Iterator[Connection]:
+    def reading(self) -> Iterator[Transaction]:
         """A consistent view."""
-        with self.engine.connect() as connection:
-            yield connection
+        with self._transaction("BEGIN") as transaction:
+            yield transaction
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def writing(self) -> Iterator[Transaction]:
         """The only writer; committed when the block ends, taken back when it raises."""
-        with self._turn, self.engine.connect().execution_options(is_writer=True) as connection, connection.begin():
+        with self._turn, self._transaction("BEGIN IMMEDIATE", is_writer=True) as transaction:
             if not self.is_sqlite:
-                connection.execute(text(f"SELECT pg_advisory_xact_lock({WRITER_LOCK})"))
-            yield connection
+                transaction.run(f"SELECT pg_advisory_xact_lock({WRITER_LOCK})")
+            yield transaction
+
+    @contextmanager
+    def _transaction(self, begin: str, is_writer: bool = False) -> Iterator[Transaction]:
+        """A connection goes back to the pool by `close`, which takes back what was not committed."""
+        try:
+            with closing(self._engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
+                if self.is_sqlite:  # psycopg begins by itself
+                    cursor.execute(begin)
+                yield Transaction(cursor, self.is_sqlite)
+                if is_writer:
+                    connection.commit()
+        except self._engine.dialect.loaded_dbapi.Error as error:  # type: ignore[attr-defined]
+            raise DatabaseError(f"{self.name}: {str(error).strip().splitlines()[0]}") from error
 
     def _migrate(self) -> None:
-        with self.writing() as connection:
-            connection.execute(text("CREATE TABLE IF NOT EXISTS schema_versions (version INTEGER PRIMARY KEY)"))
-            version = connection.execute(text("SELECT coalesce(max(version), 0) FROM schema_versions")).scalar_one()
+        with self.writing() as c:
+            c.run("CREATE TABLE IF NOT EXISTS schema_versions (version INTEGER PRIMARY KEY)")
+            version = c.scalar("SELECT coalesce(max(version), 0) FROM schema_versions")
             if version > len(MIGRATIONS):
                 found = f"its schema has version {version}, this mathpipe knows {len(MIGRATIONS)}"
                 raise ValueError(f"{self.name}: {found}; update mathpipe, or give another database")
             for number, statements in enumerate(MIGRATIONS[version:], version + 1):
                 for statement in statements:
-                    connection.execute(text(statement.format(**TYPES[self.engine.dialect.name])))
-                connection.execute(text("INSERT INTO schema_versions VALUES (:number)"), {"number": number})
+                    c.run(statement.format(**TYPES[self._engine.dialect.name]))
+                c.run("INSERT INTO schema_versions VALUES (:number)", {"number": number})
 
 
 def open_engine(address: str) -> Engine:
@@ -133,12 +221,11 @@ def open_engine(address: str) -> Engine:
     if url.drivername not in ("sqlite", "postgresql+psycopg"):
         raise ValueError(f"{address}: not a database that mathpipe knows; give the path of a SQLite file or postgresql://user@host/name")
     try:
-        engine = create_engine(url, pool_size=NUM_CONNECTIONS, max_overflow=0)
+        engine = create_engine(url, pool_size=NUM_CONNECTIONS, max_overflow=0, pool_pre_ping=url.drivername != "sqlite")
     except ModuleNotFoundError:
         raise ValueError(f"{address}: needs psycopg; install mathpipe[team]") from None
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _set_up_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
@@ -155,8 +242,3 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:
                 raise
             time.sleep(0.02)
     connection.execute("PRAGMA synchronous = FULL")
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    is_writer = connection.get_execution_options().get("is_writer")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if is_writer else "BEGIN")

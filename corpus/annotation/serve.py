@@ -17,10 +17,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import uvicorn
-from sqlalchemy.exc import OperationalError
 
 from mathpipe.corpus import annotate
 from mathpipe.corpus.annotation import app, suggest
+from mathpipe.corpus.annotation.schema import DatabaseError
 from mathpipe.corpus.annotation.store import Queue, Store
 from mathpipe.corpus.round_config import AnnotateConfig
 from mathpipe.pipeline import log
@@ -132,8 +132,8 @@ def watch(store: Store, url: str, stop: threading.Event) -> None:
             if told != (number := queue.id if queue else 0):
                 told = number
                 print(words, flush=True)
-        except OperationalError as error:
-            log.logger().warning("%s: %s", store.database.name, error.orig)
+        except DatabaseError as error:
+            log.logger().warning("%s", error)
         stop.wait(SEEN_S)
 
 

@@ -16,8 +16,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, text
-
 from mathpipe.corpus.annotation import agreement, tree
 from mathpipe.corpus.annotation.records import (
     FINAL,
@@ -35,7 +33,7 @@ from mathpipe.corpus.annotation.records import (
     resolve,
     standing,
 )
-from mathpipe.corpus.annotation.schema import Database
+from mathpipe.corpus.annotation.schema import Database, Transaction
 
 __all__ = [
     "VERDICTS", "Conflict", "Decision", "Finished", "Progress", "Question", "Queue", "Row", "Sample", "Store", "Suggestion",
@@ -70,7 +68,7 @@ class Store:
     ) -> int:  # fmt: skip
         """Load the questions of a stage, parents before children, or find them loaded; returns the queue's number."""
         with self.database.writing() as c:
-            known = c.execute(text("SELECT id FROM queues WHERE name = :name"), {"name": name}).scalar()
+            known = c.scalar("SELECT id FROM queues WHERE name = :name", {"name": name})
             if known is not None:
                 return known
             insert = (
@@ -79,7 +77,7 @@ class Store:
                 "VALUES (:name, :round, :stage, :pages, :budget, 0, 0, 0, 0, 0, '', '', :at) RETURNING id"
             )
             values = {"name": name, "round": round_number, "stage": annotate, "pages": str(pages), "budget": max_decisions}
-            queue = c.execute(text(insert), values | {"at": time.time()}).scalar_one()
+            queue = c.scalar(insert, values | {"at": time.time()})
             tree.load(c, queue, questions, overlap_frac)
             return queue
 
@@ -87,7 +85,7 @@ class Store:
         """Newest first."""
         names = "id, name, round, stage, pages, is_finished, finished_by, created_at"
         with self.database.reading() as c:
-            rows = c.execute(text(f"SELECT {names} FROM queues ORDER BY id DESC")).all()
+            rows = c.all(f"SELECT {names} FROM queues ORDER BY id DESC")
         return [Queue(r.id, r.name, r.round, r.stage, Path(r.pages), bool(r.is_finished), r.finished_by, r.created_at) for r in rows]
 
     def progress(self, queue: int) -> Progress:
@@ -95,9 +93,9 @@ class Store:
         with self.database.reading() as c:
             head = tree.read_queue(c, queue)
             by_state = "SELECT state, count(*) FROM questions WHERE queue_id = :queue AND state IN ('flag', 'disagreement') GROUP BY state"
-            unsettled = {state: num for state, num in c.execute(text(by_state), {"queue": queue})}
-            recent = text("SELECT at FROM decisions WHERE queue_id = :queue AND kind = 'decide' ORDER BY id DESC LIMIT :num")
-            times = c.execute(recent, {"queue": queue, "num": NUM_RECENT}).scalars().all()
+            unsettled = {state: num for state, num in c.all(by_state, {"queue": queue})}
+            recent = "SELECT at FROM decisions WHERE queue_id = :queue AND kind = 'decide' ORDER BY id DESC LIMIT :num"
+            times = c.column(recent, {"queue": queue, "num": NUM_RECENT})
         gaps = [later - earlier for later, earlier in zip(times, times[1:], strict=False) if later - earlier < PAUSE_S]
         left = min(head.num_left, max(0, head.max_decisions - head.num_decisions)) if head.max_decisions else head.num_left
         return Progress(
@@ -112,14 +110,14 @@ class Store:
         update = "UPDATE queues SET is_finished = 1, finished_by = :who, finish_reason = :why WHERE id = :queue AND is_finished = 0"
         with self.database.writing() as c:
             tree.read_queue(c, queue)
-            c.execute(text(update), {"queue": queue, "who": who, "why": why})
+            c.run(update, {"queue": queue, "who": who, "why": why})
 
     def reopen(self, queue: int) -> None:
         """Take decisions again."""
         update = "UPDATE queues SET is_finished = 0, finished_by = '', finish_reason = '' WHERE id = :queue"
         with self.database.writing() as c:
             tree.read_queue(c, queue)
-            c.execute(text(update), {"queue": queue})
+            c.run(update, {"queue": queue})
 
     # reading questions
 
@@ -189,9 +187,9 @@ class Store:
         values = {"queue": queue, "who": who, "after": after or 0, "stale": now - CLAIM_S}
         with self.database.writing() as c:
             for parent in tree.open_levels(c, after):
-                found = c.execute(text(select), values | {"parent": parent}).scalar()
+                found = c.scalar(select, values | {"parent": parent})
                 if found is not None:
-                    c.execute(text(claim), {"id": found, "who": who, "now": now})
+                    c.run(claim, {"id": found, "who": who, "now": now})
                     return tree.view_one(c, found, who)
         return None
 
@@ -219,7 +217,7 @@ class Store:
             if version is not None and version != asked.version:
                 tree.require_seen(c, asked, who, version)
             tree.add_decision(c, queue, asked.prefix, who, verdict, note, kind)
-            c.execute(text("DELETE FROM claims WHERE question_id = :id AND who = :who"), {"id": question, "who": who})
+            c.run("DELETE FROM claims WHERE question_id = :id AND who = :who", {"id": question, "who": who})
             tree.refresh(c, asked.prefix)
             return tree.view_one(c, question, who)
 
@@ -229,15 +227,15 @@ class Store:
             ORDER BY id DESC LIMIT 1"""
         with self.database.writing() as c:
             tree.read_open_queue(c, queue)
-            found = c.execute(text(latest), {"queue": queue, "who": who}).first()
+            found = c.first(latest, {"queue": queue, "who": who})
             if found is None:
                 return None
             mark = "UPDATE decisions SET undone_at = :at, undone_version = :version WHERE id = :id"
-            c.execute(text(mark), {"at": time.time(), "version": tree.count_events(c, found.prefix) + 1, "id": found.id})
-            c.execute(text("UPDATE queues SET num_decisions = num_decisions - 1 WHERE id = :queue"), {"queue": queue})
+            c.run(mark, {"at": time.time(), "version": tree.count_events(c, found.prefix) + 1, "id": found.id})
+            c.run("UPDATE queues SET num_decisions = num_decisions - 1 WHERE id = :queue", {"queue": queue})
             tree.refresh(c, found.prefix)
             place = "SELECT id FROM questions WHERE queue_id = :queue AND prefix = :prefix"
-            return tree.view_one(c, c.execute(text(place), {"queue": queue, "prefix": found.prefix}).scalar_one(), who)
+            return tree.view_one(c, c.scalar(place, {"queue": queue, "prefix": found.prefix}), who)
 
     def import_decisions(self, queue: int, lines: Iterable[dict[str, Any]], who: str) -> int:
         """Record decisions made elsewhere (prefix, decision, reason, who; `who` for those that name nobody), all or none; what stands
@@ -275,9 +273,9 @@ class Store:
             values |= {"prefix": prefix, "end": prefix + "\U0010ffff"}
         condition = " AND ".join(where)
         with self.database.reading() as c:
-            total = c.execute(text(f"SELECT count(*) FROM decisions WHERE {condition}"), values).scalar_one()
+            total = c.scalar(f"SELECT count(*) FROM decisions WHERE {condition}", values)
             select = f"SELECT {tree.LOG} FROM decisions WHERE {condition} ORDER BY id DESC LIMIT :limit OFFSET :offset"
-            found = [Decision(*row) for row in c.execute(text(select), values)]
+            found = [Decision(*row) for row in c.all(select, values)]
             blind = tree.blind_prefixes(c, queue, [d.prefix for d in found])
         return [_hidden(d) if d.prefix in blind and d.who != viewer else d for d in found], total
 
@@ -285,7 +283,7 @@ class Store:
         """Who decided in a queue, and how often."""
         select = "SELECT who, count(*) FROM decisions WHERE queue_id = :queue AND undone_at IS NULL GROUP BY who ORDER BY who"
         with self.database.reading() as c:
-            return dict(c.execute(text(select), {"queue": queue}).all())  # type: ignore[arg-type]
+            return dict(c.all(select, {"queue": queue}))
 
     def decisions_on(self, question: int, viewer: str) -> list[Decision]:
         """All on one prefix, in any round, undone ones too, oldest first; only the viewer's own where a second annotator is awaited."""
@@ -300,14 +298,14 @@ class Store:
             DO UPDATE SET verdict = excluded.verdict, reason = excluded.reason, at = excluded.at"""
         values = {"queue": queue, "prefix": prefix, "source": source, "verdict": verdict, "reason": reason, "at": time.time()}
         with self.database.writing() as c:
-            c.execute(text(upsert), values)
+            c.run(upsert, values)
 
     def suggestions(self, question: int) -> list[Suggestion]:
         """What machines think of a question."""
         select = "SELECT source, verdict, reason, at FROM suggestions WHERE queue_id = :queue AND prefix = :prefix ORDER BY source"
         with self.database.reading() as c:
             asked = tree.read_question(c, question)
-            return [Suggestion(*row) for row in c.execute(text(select), {"queue": asked.queue_id, "prefix": asked.prefix})]
+            return [Suggestion(*row) for row in c.all(select, {"queue": asked.queue_id, "prefix": asked.prefix})]
 
     def agreement(self, queue: int) -> agreement.Agreement:
         """How far people agree on the prefixes that needed several of them, before they saw each other's verdicts."""
@@ -316,7 +314,7 @@ class Store:
             WHERE d.queue_id = :queue AND d.kind = 'decide' AND d.undone_at IS NULL AND q.num_wanted > 1 ORDER BY d.id"""
         first: dict[str, dict[str, str]] = defaultdict(dict)
         with self.database.reading() as c:
-            for *values, wanted in c.execute(text(select), {"queue": queue}):
+            for *values, wanted in c.all(select, {"queue": queue}):
                 decision = Decision(*values)
                 if len(first[decision.prefix]) < wanted:
                     first[decision.prefix][decision.who] = decision.verdict
@@ -329,8 +327,8 @@ class Store:
             WHERE q.queue_id = :queue"""
         roots = "SELECT prefix FROM questions WHERE queue_id = :queue AND parent_id = 0"
         with self.database.reading() as c:
-            wanted = dict(c.execute(text(decided), {"queue": queue}).all())  # type: ignore[arg-type]
-            hosts = {prefix.partition("/")[0] for prefix in c.execute(text(roots), {"queue": queue}).scalars()}
+            wanted = dict(c.all(decided, {"queue": queue}))
+            hosts = {prefix.partition("/")[0] for prefix in c.column(roots, {"queue": queue})}
             everything = tree.decisions_by_prefix(c, None)
         lines = []
         for prefix in sorted(name for name in everything if name.partition("/")[0] in hosts):
@@ -347,13 +345,13 @@ class Store:
         """A server says that it is there."""
         upsert = "INSERT INTO servers VALUES (:url, :at) ON CONFLICT (url) DO UPDATE SET seen_at = excluded.seen_at"
         with self.database.writing() as c:
-            c.execute(text(upsert), {"url": url, "at": time.time()})
+            c.run(upsert, {"url": url, "at": time.time()})
 
     def server(self) -> str | None:
         """URL of a server that is there."""
         with self.database.reading() as c:
-            select = text("SELECT url FROM servers WHERE seen_at > :after ORDER BY seen_at DESC LIMIT 1")
-            return c.execute(select, {"after": time.time() - SERVER_S}).scalar()
+            select = "SELECT url FROM servers WHERE seen_at > :after ORDER BY seen_at DESC LIMIT 1"
+            return c.scalar(select, {"after": time.time() - SERVER_S})
 
     def invite(self, name: str) -> str:
         """A new token for an annotator; an older one of theirs ends. Only its SHA-256 is kept.
@@ -367,30 +365,30 @@ class Store:
         upsert = """INSERT INTO annotators VALUES (:name, :digest, :at)
             ON CONFLICT (name) DO UPDATE SET token_sha256 = excluded.token_sha256, created_at = excluded.created_at"""
         with self.database.writing() as c:
-            c.execute(text(upsert), {"name": name.strip(), "digest": _digest(token), "at": time.time()})
+            c.run(upsert, {"name": name.strip(), "digest": _digest(token), "at": time.time()})
         return token
 
     def annotator_of(self, token: str) -> str | None:
         """Who was given a token."""
         with self.database.reading() as c:
-            return c.execute(text("SELECT name FROM annotators WHERE token_sha256 = :digest"), {"digest": _digest(token)}).scalar()
+            return c.scalar("SELECT name FROM annotators WHERE token_sha256 = :digest", {"digest": _digest(token)})
 
     def annotators(self) -> list[str]:
         """Who was invited."""
         with self.database.reading() as c:
-            return list(c.execute(text("SELECT name FROM annotators ORDER BY name")).scalars())
+            return c.column("SELECT name FROM annotators ORDER BY name")
 
 
 def _page(
-    c: Connection, where: str, order: str, values: dict[str, Any], who: str, total: int | None = None
+    c: Transaction, where: str, order: str, values: dict[str, Any], who: str, total: int | None = None
 ) -> tuple[list[Row], int]:  # fmt: skip
     """(a page of the questions that fulfil a condition, number of all, counted where it is not known)."""
     page = f"SELECT id FROM questions WHERE {where} ORDER BY {order} LIMIT :limit OFFSET :offset"
-    ids = c.execute(text(page), values).scalars().all()
+    ids = c.column(page, values)
     if len(ids) < values["limit"] and (ids or not values["offset"]):
         total = values["offset"] + len(ids)
     elif total is None:
-        total = c.execute(text(f"SELECT count(*) FROM questions WHERE {where}"), values).scalar_one()
+        total = c.scalar(f"SELECT count(*) FROM questions WHERE {where}", values)
     return tree.view(c, ids, who), total
 
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import requests
 import urllib3
-from sqlalchemy.exc import OperationalError
 
 from mathpipe.corpus.annotation.records import FINAL
 from mathpipe.corpus.annotation.render import Texts
+from mathpipe.corpus.annotation.schema import DatabaseError
 from mathpipe.corpus.annotation.store import Queue, Row, Store
 from mathpipe.pipeline import log
 
@@ -163,7 +163,7 @@ def keep_suggesting(store: Store, endpoint: Endpoint, stop: threading.Event) -> 
             verdict, reason = endpoint.ask(prompt_of(row, queue, texts), stop)
             store.suggest(queue.id, row.prefix, endpoint.model, verdict, reason)
             num_failed = 0
-        except (NoAnswer, OperationalError, OSError, KeyError) as error:  # KeyError, OSError: a page or its artifact is gone
+        except (NoAnswer, DatabaseError, OSError, KeyError) as error:  # KeyError, OSError: a page or its artifact is gone
             log.logger().warning("no suggestion%s: %s", f" for {found[1].prefix}" if found else "", error)
             num_failed += 1
             stop.wait(min(IDLE_S * num_failed, MAX_PAUSE_S))

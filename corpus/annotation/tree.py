@@ -8,8 +8,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, text
-
 from mathpipe.corpus.annotation.records import (
     FINAL,
     HANDLED,
@@ -22,6 +20,7 @@ from mathpipe.corpus.annotation.records import (
     num_wanted,
     resolve,
 )
+from mathpipe.corpus.annotation.schema import Transaction
 
 MAX_QUESTIONS = 10_000_000
 """Per queue: question's number = queue × this + place."""
@@ -37,31 +36,26 @@ def is_blind(question: Any) -> bool:
     return question.state == "open" and question.num_wanted > 1
 
 
-def blind_prefixes(c: Connection, queue: int, prefixes: list[str]) -> set[str]:
+def blind_prefixes(c: Transaction, queue: int, prefixes: list[str]) -> set[str]:
     """Those of the prefixes that are blind in a queue."""
     if not prefixes:
         return set()
     select = "SELECT prefix, state, num_wanted FROM questions WHERE queue_id = :queue AND prefix IN :prefixes"
-    return {row.prefix for row in c.execute(within(select, "prefixes"), {"queue": queue, "prefixes": prefixes}) if is_blind(row)}
-
-
-def within(statement: str, name: str) -> Any:
-    """A statement whose parameter `name` is a list."""
-    return text(statement).bindparams(bindparam(name, expanding=True))
+    return {row.prefix for row in c.all(select, {"queue": queue, "prefixes": prefixes}) if is_blind(row)}
 
 
 # reading
 
 
-def read_queue(c: Connection, queue: int) -> Any:
+def read_queue(c: Transaction, queue: int) -> Any:
     """A queue's row, or LookupError."""
-    found = c.execute(text("SELECT * FROM queues WHERE id = :queue"), {"queue": queue}).first()
+    found = c.first("SELECT * FROM queues WHERE id = :queue", {"queue": queue})
     if found is None:
         raise LookupError(f"no queue {queue}")
     return found
 
 
-def read_open_queue(c: Connection, queue: int) -> Any:
+def read_open_queue(c: Transaction, queue: int) -> Any:
     """A queue that takes decisions, or Finished."""
     found = read_queue(c, queue)
     if found.is_finished:
@@ -69,20 +63,20 @@ def read_open_queue(c: Connection, queue: int) -> Any:
     return found
 
 
-def read_question(c: Connection, question: int) -> Any:
+def read_question(c: Transaction, question: int) -> Any:
     """A question's row, or LookupError."""
-    found = c.execute(text(f"SELECT {COLUMNS} FROM questions WHERE id = :id"), {"id": question}).first()
+    found = c.first(f"SELECT {COLUMNS} FROM questions WHERE id = :id", {"id": question})
     if found is None:
         raise LookupError(f"no question {question}")
     return found
 
 
-def with_ancestors(c: Connection, rows: Iterable[Any]) -> dict[int, Any]:
+def with_ancestors(c: Transaction, rows: Iterable[Any]) -> dict[int, Any]:
     """Number → question, of the given ones and all above them."""
     found = {row.id: row for row in rows}
     wanted = {row.parent_id for row in found.values()} - {0}
     while wanted - found.keys():
-        above = c.execute(within(f"SELECT {COLUMNS} FROM questions WHERE id IN :ids", "ids"), {"ids": sorted(wanted - found.keys())}).all()
+        above = c.all(f"SELECT {COLUMNS} FROM questions WHERE id IN :ids", {"ids": sorted(wanted - found.keys())})
         found |= {row.id: row for row in above}
         wanted = {row.parent_id for row in above} - {0}
     return found
@@ -95,21 +89,21 @@ def above(known: dict[int, Any], question: Any) -> Iterator[Any]:
         yield question
 
 
-def view(c: Connection, ids: Sequence[int], who: str) -> list[Row]:
+def view(c: Transaction, ids: Sequence[int], who: str) -> list[Row]:
     """The questions of these numbers, in their order, as `who` may see them."""
     if not ids:
         return []
-    select = within(f"SELECT {COLUMNS} FROM questions WHERE id IN :ids", "ids")
-    known = with_ancestors(c, c.execute(select, {"ids": list(ids)}).all())
+    select = f"SELECT {COLUMNS} FROM questions WHERE id IN :ids"
+    known = with_ancestors(c, c.all(select, {"ids": list(ids)}))
     blind = [known[number].prefix for number in ids if is_blind(known[number])]
     own: dict[str, str] = {}
     if blind:
         mine = "SELECT prefix, verdict FROM decisions WHERE prefix IN :prefixes AND who = :who AND undone_at IS NULL ORDER BY id"
-        own = dict(c.execute(within(mine, "prefixes"), {"prefixes": blind, "who": who}).all())  # type: ignore[arg-type]
+        own = dict(c.all(mine, {"prefixes": blind, "who": who}))
     return [_row(known, known[number], own) for number in ids]
 
 
-def view_one(c: Connection, question: int, who: str) -> Row:
+def view_one(c: Transaction, question: int, who: str) -> Row:
     """One question as `who` may see it, or LookupError."""
     read_question(c, question)
     return view(c, [question], who)[0]
@@ -130,18 +124,17 @@ def _samples(saved: str) -> tuple[Sample, ...]:
     return tuple(Sample(page, score, bool(is_collected)) for page, score, is_collected in json.loads(saved))
 
 
-def decisions_by_prefix(c: Connection, prefixes: list[str] | None) -> dict[str, list[Decision]]:
+def decisions_by_prefix(c: Transaction, prefixes: list[str] | None) -> dict[str, list[Decision]]:
     """The log of the given prefixes or of all, oldest first."""
     where = "" if prefixes is None else "WHERE prefix IN :prefixes"
     select = f"SELECT {LOG} FROM decisions {where} ORDER BY id"
     found: dict[str, list[Decision]] = defaultdict(list)
-    statement, values = (text(select), {}) if prefixes is None else (within(select, "prefixes"), {"prefixes": prefixes})
-    for row in c.execute(statement, values):
+    for row in c.all(select, {} if prefixes is None else {"prefixes": prefixes}):
         found[row.prefix].append(Decision(*row))
     return found
 
 
-def open_levels(c: Connection, after: int | None) -> Iterator[int]:
+def open_levels(c: Transaction, after: int | None) -> Iterator[int]:
     """Parents among whose children the next question is looked for: those above `after`, nearest first, unless a verdict holds there
     already; at last 0, the roots."""
     if after is not None:
@@ -153,13 +146,13 @@ def open_levels(c: Connection, after: int | None) -> Iterator[int]:
     yield 0
 
 
-def require_seen(c: Connection, question: Any, who: str, version: int) -> None:
+def require_seen(c: Transaction, question: Any, who: str, version: int) -> None:
     """Raise Conflict where others have decided on a prefix since `version`, but where they are to be hidden from `who`."""
     if is_blind(question):
         return
     since = f"""SELECT {LOG} FROM decisions WHERE prefix = :prefix AND who <> :who AND (version > :seen OR undone_version > :seen)
         ORDER BY id"""
-    decisions = [Decision(*row) for row in c.execute(text(since), {"prefix": question.prefix, "who": who, "seen": version})]
+    decisions = [Decision(*row) for row in c.all(since, {"prefix": question.prefix, "who": who, "seen": version})]
     if decisions:
         raise Conflict(decisions, question.version)
 
@@ -167,55 +160,55 @@ def require_seen(c: Connection, question: Any, who: str, version: int) -> None:
 # writing
 
 
-def count_events(c: Connection, prefix: str) -> int:
+def count_events(c: Transaction, prefix: str) -> int:
     """Version of a prefix: decisions and undos on it."""
-    return c.execute(text("SELECT count(*) + count(undone_at) FROM decisions WHERE prefix = :prefix"), {"prefix": prefix}).scalar_one()
+    return c.scalar("SELECT count(*) + count(undone_at) FROM decisions WHERE prefix = :prefix", {"prefix": prefix})
 
 
-def add_decision(c: Connection, queue: Any, prefix: str, who: str, verdict: str, note: str, kind: str) -> None:
+def add_decision(c: Transaction, queue: Any, prefix: str, who: str, verdict: str, note: str, kind: str) -> None:
     """One more line of the log."""
     insert = """INSERT INTO decisions (prefix, who, verdict, note, kind, queue_id, round, at, version)
         VALUES (:prefix, :who, :verdict, :note, :kind, :queue, :round, :at, :version)"""
     values = {"prefix": prefix, "who": who, "verdict": verdict, "note": note, "kind": kind, "queue": queue.id, "round": queue.round}
-    c.execute(text(insert), values | {"at": time.time(), "version": count_events(c, prefix) + 1})
+    c.run(insert, values | {"at": time.time(), "version": count_events(c, prefix) + 1})
     if kind != "import":
-        c.execute(text("UPDATE queues SET num_decisions = num_decisions + 1 WHERE id = :queue"), {"queue": queue.id})
+        c.run("UPDATE queues SET num_decisions = num_decisions + 1 WHERE id = :queue", {"queue": queue.id})
 
 
-def refresh(c: Connection, prefix: str) -> None:
+def refresh(c: Transaction, prefix: str) -> None:
     """Bring all questions on a prefix, what is above them and their queues in line with the log."""
     said = decisions_by_prefix(c, [prefix])[prefix]
     version = count_events(c, prefix)
     select = f"SELECT {COLUMNS} FROM questions WHERE prefix = :prefix ORDER BY id"
-    for question in c.execute(text(select), {"prefix": prefix}).all():
+    for question in c.all(select, {"prefix": prefix}):
         state = resolve(said, question.num_wanted)
         is_done = state in HANDLED or (question.num_children > 0 and question.num_children_left == 0)
         tokens = 0
         if state != question.state and {state, question.state} & set(FINAL):
             tokens = change_of_tokens(c, question, state)
         update = "UPDATE questions SET state = :state, version = :version, is_done = :is_done WHERE id = :id"
-        c.execute(text(update), {"state": state, "version": version, "is_done": int(is_done), "id": question.id})
+        c.run(update, {"state": state, "version": version, "is_done": int(is_done), "id": question.id})
         left = _carry_up(c, question, is_done)
         if left or tokens:
             count = "UPDATE queues SET num_left = num_left + :left, tokens_added = tokens_added + :tokens WHERE id = :queue"
-            c.execute(text(count), {"left": left, "tokens": tokens, "queue": question.queue_id})
+            c.run(count, {"left": left, "tokens": tokens, "queue": question.queue_id})
 
 
-def _carry_up(c: Connection, question: Any, is_done: bool) -> int:
+def _carry_up(c: Transaction, question: Any, is_done: bool) -> int:
     """Tell the ancestors that a question is done or no longer; returns by how much the queue's number of roots left changes."""
     while is_done != bool(question.is_done):
         change = -1 if is_done else 1
         if not question.parent_id:
             return change
         count = "UPDATE questions SET num_children_left = num_children_left + :change WHERE id = :id"
-        c.execute(text(count), {"change": change, "id": question.parent_id})
+        c.run(count, {"change": change, "id": question.parent_id})
         question = read_question(c, question.parent_id)
         is_done = question.state in HANDLED or question.num_children_left == 0
-        c.execute(text("UPDATE questions SET is_done = :is_done WHERE id = :id"), {"is_done": int(is_done), "id": question.id})
+        c.run("UPDATE questions SET is_done = :is_done WHERE id = :id", {"is_done": int(is_done), "id": question.id})
     return 0
 
 
-def change_of_tokens(c: Connection, question: Any, state: str) -> int:
+def change_of_tokens(c: Transaction, question: Any, state: str) -> int:
     """Tokens that a question's new state adds to its queue's, or takes away: those under it without those under exceptions."""
     inherited = next((one.state for one in above(with_ancestors(c, [question]), question) if one.state in FINAL), "")
     before, after = (own if own in FINAL else inherited for own in (question.state, state))
@@ -226,13 +219,13 @@ def change_of_tokens(c: Connection, question: Any, state: str) -> int:
         AND state IN ('math', 'not_math') ORDER BY prefix"""
     end = question.prefix[:-1] + "0"  # "0" follows "/"
     tokens, last = question.num_tokens, "\0"
-    for row in c.execute(text(select), {"queue": question.queue_id, "prefix": question.prefix, "end": end}):
+    for row in c.all(select, {"queue": question.queue_id, "prefix": question.prefix, "end": end}):
         if not row.prefix.startswith(last):
             tokens, last = tokens - row.num_tokens, row.prefix
     return change * tokens
 
 
-def load(c: Connection, queue: int, questions: Iterable[Question], overlap_frac: float) -> None:
+def load(c: Transaction, queue: int, questions: Iterable[Question], overlap_frac: float) -> None:
     """Write the questions of a queue with the states that the log gives them, and the queue's counts."""
     log = decisions_by_prefix(c, None)
     rows: list[dict[str, Any]] = []
@@ -263,11 +256,11 @@ def load(c: Connection, queue: int, questions: Iterable[Question], overlap_frac:
     num_roots, num_left = _count_children(rows)
     insert = f"INSERT INTO questions ({COLUMNS}) VALUES ({', '.join(':' + name for name in COLUMNS.split(', '))})"
     if rows:
-        c.execute(text(insert), rows)
+        c.run(insert, rows)
     if suggested:
-        c.execute(text("INSERT INTO suggestions VALUES (:queue, :prefix, 'policy', :verdict, :reason, :at)"), suggested)
+        c.run("INSERT INTO suggestions VALUES (:queue, :prefix, 'policy', :verdict, :reason, :at)", suggested)
     update = "UPDATE queues SET num_roots = :roots, num_left = :left, tokens_added = :tokens WHERE id = :queue"
-    c.execute(text(update), {"roots": num_roots, "left": num_left, "tokens": tokens_added, "queue": queue})
+    c.run(update, {"roots": num_roots, "left": num_left, "tokens": tokens_added, "queue": queue})
 
 
 def _count_children(rows: list[dict[str, Any]]) -> tuple[int, int]:
