@@ -103,9 +103,10 @@ def test_lists_rows_with_their_figures_and_orders(address: str) -> None:
     queue, ids = add(one, tree("example"))
     roots, num = one.rows(queue, "ann")
     assert [row.prefix for row in roots] == ["a.example/", "b.example/"] and num == 2
+    assert roots[0].samples == (Sample(7, 0.9, True), Sample(2**40, 0.25, False))
     assert roots[0] == Row(
         id=ids["a.example/"], queue=queue, prefix="a.example/", parent_id=None, num_pages=40, num_collected=20, mean_score=0.5,
-        num_tokens=1000, gain=10.0, samples=(Sample(7, 0.9, True), Sample(2**40, 0.25, False)), num_children=2, state="open", verdict="",
+        num_tokens=1000, gain=10.0, saved_samples=roots[0].saved_samples, num_children=2, state="open", verdict="",
         inherited_from="", version=0, is_done=False, num_wanted=1,
     )  # fmt: skip
     assert roots[1].gain == 6 * 2 / 8

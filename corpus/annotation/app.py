@@ -26,8 +26,9 @@ from mathpipe.corpus.annotation.store import Conflict, Finished, Store
 from mathpipe.corpus.annotation.views import Site, View, Visit
 
 FOLDER = Path(__file__).parent
-NUM_TEXT_THREADS = 4
-"""Texts that are rendered at the same time; other requests have threads of their own."""
+NUM_THREADS, NUM_WRITERS, NUM_TEXT_THREADS = 4, 2, 4
+"""Views, decisions and texts that are worked on at the same time. More threads would only contend for the interpreter; who waits for
+the database's only writer, or for formulas, keeps nobody else waiting."""
 
 
 def make_app(store: Store, *, needs_login: bool, who: str, hosts: Collection[str]) -> Starlette:
@@ -38,13 +39,13 @@ def make_app(store: Store, *, needs_login: bool, who: str, hosts: Collection[str
         hosts: host names under which the server may be called.
     """
     site = Site(store, Texts(), environment(), needs_login, who)
-    text_limiter = anyio.CapacityLimiter(NUM_TEXT_THREADS)
+    readers, writers, texts = map(anyio.CapacityLimiter, (NUM_THREADS, NUM_WRITERS, NUM_TEXT_THREADS))
 
-    def get(path: str, view: View, limiter: anyio.CapacityLimiter | None = None) -> Route:
+    def get(path: str, view: View, limiter: anyio.CapacityLimiter = readers) -> Route:
         return Route(path, endpoint(site, view, limiter), methods=["GET"])
 
     def post(path: str, view: View) -> Route:
-        return Route(path, endpoint(site, view), methods=["POST"])
+        return Route(path, endpoint(site, view, writers), methods=["POST"])
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -54,14 +55,14 @@ def make_app(store: Store, *, needs_login: bool, who: str, hosts: Collection[str
     routes = [
         get("/", views.home),
         get("/login", views.login), post("/login", views.log_in), post("/logout", views.log_out), post("/who", views.rename),
-        get("/q/{queue:int}", views.queue), get("/q/{queue:int}/bar", views.bar), get("/q/{queue:int}/next", views.next_question),
+        get("/q/{queue:int}", views.queue), get("/q/{queue:int}/bar", views.bar), get("/q/{queue:int}/next", views.next_question, writers),
         get("/q/{queue:int}/unsettled", views.unsettled), get("/q/{queue:int}/log", views.log), post("/q/{queue:int}/undo", views.undo),
         get("/q/{queue:int}/agreement", views.agreement), get("/q/{queue:int}/data", views.data),
         get("/q/{queue:int}/decisions.jsonl", views.export), post("/q/{queue:int}/import", views.import_file),
         get("/q/{queue:int}/finish", views.finish), post("/q/{queue:int}/finish", views.finish_now),
         post("/q/{queue:int}/reopen", views.reopen),
         get("/p/{question:int}", views.question), post("/p/{question:int}", views.decide),
-        get("/text/{page:int}", views.text, text_limiter), Mount("/static", StaticFiles(directory=FOLDER / "static")),
+        get("/text/{page:int}", views.text, texts), Mount("/static", StaticFiles(directory=FOLDER / "static")),
     ]  # fmt: skip
 
     async def error(request: Request, exception: Exception) -> Response:
@@ -89,7 +90,7 @@ def environment() -> Environment:
     return env
 
 
-def endpoint(site: Site, view: View, limiter: anyio.CapacityLimiter | None = None) -> Callable[[Request], Awaitable[Response]]:
+def endpoint(site: Site, view: View, limiter: anyio.CapacityLimiter) -> Callable[[Request], Awaitable[Response]]:
     """A view as Starlette calls it: form read and checked, annotator known, run in a thread, its errors made pages."""
 
     async def answer(request: Request) -> Response:

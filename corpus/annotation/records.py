@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,8 @@ class Row:
     mean_score: float
     num_tokens: int
     gain: float
-    samples: tuple[Sample, ...]
+    saved_samples: str
+    """As JSON, which lists need not read."""
     num_children: int
     state: str
     """Its own: open, math, not_math, skip, flag, disagreement. While a second annotator is awaited: open, but to the first who
@@ -88,6 +90,11 @@ class Row:
     is_done: bool
     num_wanted: int
     """Annotators who must handle it."""
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """Pages under it, collected and not."""
+        return tuple(Sample(page, score, bool(is_collected)) for page, score, is_collected in json.loads(self.saved_samples))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from mathpipe.corpus.annotation.records import (
     Finished,
     Question,
     Row,
-    Sample,
     num_wanted,
     resolve,
 )
@@ -113,15 +112,11 @@ def _row(known: dict[int, Any], q: Any, own: dict[str, str]) -> Row:
     decided = q if q.state in FINAL else next((ancestor for ancestor in above(known, q) if ancestor.state in FINAL), None)
     return Row(
         id=q.id, queue=q.queue_id, prefix=q.prefix, parent_id=q.parent_id or None, num_pages=q.num_pages, num_collected=q.num_collected,
-        mean_score=q.mean_score, num_tokens=q.num_tokens, gain=q.gain, samples=_samples(q.samples),
+        mean_score=q.mean_score, num_tokens=q.num_tokens, gain=q.gain, saved_samples=q.samples,
         num_children=q.num_children, state=own.get(q.prefix, q.state), verdict=decided.state if decided else "",
         inherited_from=decided.prefix if decided and decided is not q else "", version=q.version, is_done=bool(q.is_done),
         num_wanted=q.num_wanted,
     )  # fmt: skip
-
-
-def _samples(saved: str) -> tuple[Sample, ...]:
-    return tuple(Sample(page, score, bool(is_collected)) for page, score, is_collected in json.loads(saved))
 
 
 def decisions_by_prefix(c: Transaction, prefixes: list[str] | None) -> dict[str, list[Decision]]:

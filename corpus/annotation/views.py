@@ -237,11 +237,11 @@ def show_question(visit: Visit, row: Row) -> Response:
     """A prefix with its ancestors, children, samples, suggestions and decisions."""
     asked, offset = find_queue(visit.store, row.queue), visit.number("offset")
     children, total = visit.store.rows(row.queue, visit.who, parent=row.id, offset=offset, limit=LIMIT) if row.num_children else ([], 0)
-    samples = [(each, url_of(visit, asked.pages, each.id)) for each in row.samples]
-    number = min(max(1, visit.number("sample", 1)), max(1, len(samples)))
+    number = min(max(1, visit.number("sample", 1)), max(1, len(row.samples)))
+    url = url_of(visit, asked.pages, row.samples[number - 1].id) if row.samples else ""
     return visit.page(
         "question.html", queue=asked, row=row, path=visit.store.path(row.id, visit.who) if row.parent_id else [], children=children,
-        pages=visit.pages(offset, LIMIT, total), samples=samples, shown=number, suggestions=visit.store.suggestions(row.id),
+        pages=visit.pages(offset, LIMIT, total), samples=row.samples, shown=number, url=url, suggestions=visit.store.suggestions(row.id),
         decisions=visit.store.decisions_on(row.id, visit.who)[::-1], is_settling=row.state in ("flag", "disagreement"), link=visit.link,
     )  # fmt: skip
 
