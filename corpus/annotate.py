@@ -78,7 +78,10 @@ def ask_people(config: AnnotateConfig, inputs: AnnotateInputs, number: int, out:
 
     Raises:
         Waiting: questions are open, nobody serves the page, and `runtime.wait` is not set.
+        ValueError: the database is gone.
     """
+    from sqlalchemy.exc import OperationalError
+
     from mathpipe.corpus.annotation.questions import questions
     from mathpipe.corpus.annotation.store import Store
 
@@ -89,7 +92,10 @@ def ask_people(config: AnnotateConfig, inputs: AnnotateInputs, number: int, out:
         name, number, inputs.pages.absolute(), asked, overlap_frac=config.overlap_frac, max_decisions=config.max_decisions,
         annotate=out.name.rpartition("-")[0] or out.name,
     )  # fmt: skip
-    wait_for_people(store, queue, config.runtime.wait, out)
+    try:
+        wait_for_people(store, queue, config.runtime.wait, out)
+    except OperationalError as error:
+        raise ValueError(f"{store.database.name}: {error.orig}; run the same command again when the database is back") from error
     decisions, progress = store.final(queue), store.progress(queue)
     created_at = next(found.created_at for found in store.queues() if found.id == queue)
     return decisions, {
@@ -101,22 +107,28 @@ def ask_people(config: AnnotateConfig, inputs: AnnotateInputs, number: int, out:
 
 def wait_for_people(store: Store, queue: int, patient: bool, out: Path) -> None:
     """Return when the queue has ended; it is then finished."""
-    now, since = store.progress(queue), time.monotonic() - GRACE_S
+    now, last_open = store.progress(queue), time.monotonic() - GRACE_S
     with log.Progress(out, now.total, "hosts", "people decide", done=now.total - now.left) as progress:
-        while True:
-            why = end_of(now)
-            if now.is_finished or (why and time.monotonic() - since >= GRACE_S):
-                break
+        while not now.is_finished:
+            if why := end_of(now):
+                if time.monotonic() - last_open >= GRACE_S:
+                    store.finish(queue, "", why)
+                    break
+            else:
+                last_open = time.monotonic()
             url = store.server()
             if url is None and not patient:
-                raise stage.Waiting(f"{now.left} question{'s' * (now.left != 1)} wait{'s' * (now.left == 1)} for people")
+                raise stage.Waiting(f"{counted(now.left, 'question')} wait{'s' * (now.left == 1)} for people")
             progress.done, progress.url = now.total - now.left, url or f"http://127.0.0.1:{ANNOTATION_PORT}/"
-            progress.advance(0, f"{now.num_decisions} decisions" + ("" if url else "; nobody serves the page: run `mathpipe annotate`"))
-            since = since if why else time.monotonic()
+            nobody = "" if url else "; nobody serves the page: run `mathpipe annotate`"
+            progress.advance(0, counted(now.num_decisions, "decision") + nobody)
             time.sleep(POLL_S)
             now = store.progress(queue)
-    if not now.is_finished:
-        store.finish(queue, "", why)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 question`, `2 questions`."""
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def end_of(progress: Progress) -> str:

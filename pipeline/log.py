@@ -42,6 +42,7 @@ class Progress:
         self.done, self.first_done, self.message, self.url = done, done, "", ""
         self.started = time.monotonic()
         self._written = self._logged = 0.0
+        self._url = ""
         self._speaks = os.environ.get("RANK", "0") == "0"
 
     def __enter__(self) -> Progress:
@@ -73,9 +74,9 @@ class Progress:
 
     def _write(self, force: bool = False) -> None:
         now = time.monotonic()
-        if not self._speaks or (not force and now - self._written < 0.5):
+        if not self._speaks or (not force and now - self._written < 0.5 and self.url == self._url):
             return
-        self._written = now
+        self._written, self._url = now, self.url
         values = self.snapshot()
         write_json(self.file, values)
         if sys.stdout.isatty():

@@ -79,19 +79,20 @@ class StageTask(luigi.Task):
         scheduler: Any = self  # Luigi sets the three set_… attributes while a task runs
         if owner.failure is not None:
             raise RuntimeError(f"not started: {owner.failure}")
-        began, told = time.monotonic(), 0.0
+        began, told, url = time.monotonic(), 0.0, ""
         owner.display.started(step)
         scheduler.set_tracking_url((step.out / launch.LOG).absolute().as_uri())
 
         def progressed(values: dict[str, Any]) -> None:
-            nonlocal told
+            nonlocal told, url
             owner.display.progressed(step, values)
-            if time.monotonic() - told > REPORT_INTERVAL_S:
+            if time.monotonic() - told > REPORT_INTERVAL_S or values["url"] != url:
                 told = time.monotonic()
                 scheduler.set_progress_percentage(round(100 * values["frac"]))
                 scheduler.set_status_message(describe(values))
-                if values.get("url"):
-                    scheduler.set_tracking_url(values["url"])
+                if values["url"] != url:
+                    url = values["url"]
+                    scheduler.set_tracking_url(url)
 
         try:
             launch.run_stage(step, owner.plan.runtime, progressed, owner.verbose)

@@ -18,6 +18,7 @@ import pytest
 import requests
 from corpus_artifacts import finish, folder, needs_shared
 from round_artifacts import make_pages, make_scores
+from sqlalchemy.exc import OperationalError
 
 from mathpipe.corpus import annotate, classifier, domains, grow, score, selection, urls
 from mathpipe.corpus.annotation.store import Store
@@ -199,7 +200,7 @@ def test_it_waits_while_a_page_is_served_and_says_where(quick: None, monkeypatch
 
     wait_for(lambda: (out / "progress.json").exists() and progress()["done"] == 1)
     found = progress()
-    assert (found["total"], found["unit"], found["url"], found["message"]) == (3, "hosts", "http://127.0.0.1:9999/", "1 decisions")
+    assert (found["total"], found["unit"], found["url"], found["message"]) == (3, "hosts", "http://127.0.0.1:9999/", "1 decision")
     assert len(store.queues()) == 1, "the queue of the first attempt"
     monkeypatch.setattr(Store, "server", lambda self: None)
     running.join(30)
@@ -209,6 +210,15 @@ def test_it_waits_while_a_page_is_served_and_says_where(quick: None, monkeypatch
     assert progress()["url"] == "http://127.0.0.1:8765/"
     store.finish(1, "ann", "enough")
     assert patient.result()["num_decisions"] == 1
+
+
+def test_a_database_that_goes_away_is_one_line(quick: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def gone(*_: Any) -> None:
+        raise OperationalError("SELECT 1", None, Exception("server closed the connection"))
+
+    monkeypatch.setattr(Store, "progress", gone)
+    with pytest.raises(ValueError, match=r"annotations\.sqlite: server closed the connection; run the same command again"):
+        annotate.run(AnnotateConfig(source="human"), make_inputs(tmp_path / "in"), out_of(tmp_path / "toy"))
 
 
 def test_what_was_decided_holds_in_the_next_round(quick: None, tmp_path: Path) -> None:

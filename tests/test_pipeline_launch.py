@@ -11,7 +11,7 @@ import psutil
 import pytest
 import toy_chain
 
-from mathpipe.pipeline import artifact, bench, launch, plan, stage, stages, supervise
+from mathpipe.pipeline import artifact, bench, launch, log, plan, stage, stages, supervise
 from mathpipe.pipeline.config import ConfigError, Runtime
 
 SPAWNER = """
@@ -127,6 +127,41 @@ def test_luigi_tasks_are_complete_by_manifest_alone_and_told_apart_by_recipe(toy
     artifact.write_json(out / "manifest.json", {"stage": "left", "hash": made.steps["left"].hash})
     assert run.tasks["left"].complete() and not changed.tasks["left"].complete()
     assert run.tasks["left"].task_id != changed.tasks["left"].task_id
+
+
+class Watcher:
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        return lambda step, *_: self.calls.append((name, step.name))
+
+
+def test_luigi_shows_the_page_of_a_stage_that_asks_people_and_leaves_it_pending(toy_plan, tmp_path, monkeypatch):
+    from mathpipe.pipeline import tasks
+
+    run, told = tasks.Run(toy_plan(), Watcher()), []
+    task = run.tasks["top"]
+    for name in ("set_tracking_url", "set_status_message", "set_progress_percentage"):
+        monkeypatch.setattr(task, name, lambda value, name=name: told.append((name, value)), raising=False)
+
+    def ask_people(step, runtime, on_progress, verbose):
+        progress = log.Progress(tmp_path, 8, "hosts", "people decide", done=2)
+        on_progress(progress.snapshot())
+        progress.url, progress.message = "http://127.0.0.1:8765/", "5 decisions"
+        on_progress(progress.snapshot())
+        raise launch.StageWaits("top", "6 questions wait for people")
+
+    monkeypatch.setattr(launch, "run_stage", ask_people)
+    (awaited,) = task.run()
+    assert isinstance(awaited, tasks.ForPeople) and not awaited.complete() and awaited.run is None, "external: neither run nor failed"
+    assert told[1:] == [
+        ("set_progress_percentage", 25), ("set_status_message", "people decide  2/8 hosts  25 %"),
+        ("set_progress_percentage", 25), ("set_status_message", "people decide  2/8 hosts  25 %  http://127.0.0.1:8765/  5 decisions"),
+        ("set_tracking_url", "http://127.0.0.1:8765/"), ("set_status_message", "waiting: 6 questions wait for people"),
+    ]  # fmt: skip
+    assert run.display.calls == [("started", "top"), ("progressed", "top"), ("progressed", "top"), ("waits", "top")]
+    assert run.waiting.what == "6 questions wait for people" and run.failure is None
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(toy_plan, tmp_path):
