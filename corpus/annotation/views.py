@@ -220,12 +220,16 @@ def bar(visit: Visit) -> Response:
 
 def next_question(visit: Visit) -> Response:
     """The next question for this annotator."""
-    asked = visit.queue()
     try:
-        row = visit.store.next_open(asked.id, visit.who, visit.number("after") or None)
+        return to_next(visit, visit.queue().id, visit.number("after") or None)
     except LookupError:
         raise HTTPException(404, "there is no such question") from None
-    return to(f"/p/{row.id}" if row else f"/q/{asked.id}?notice=none-left")
+
+
+def to_next(visit: Visit, queue: int, after: int | None) -> Response:
+    """Go on with the next question, or with the list where none is left."""
+    row = visit.store.next_open(queue, visit.who, after)
+    return to(f"/p/{row.id}" if row else f"/q/{queue}?notice=none-left")
 
 
 def question(visit: Visit) -> Response:
@@ -269,7 +273,7 @@ def decide(visit: Visit) -> Response:
         raise HTTPException(400, str(error)) from None
     if form.get("then") == "unsettled":
         return to(f"/q/{row.queue}/unsettled")
-    return to(f"/q/{row.queue}/next?after={row.id}")
+    return to_next(visit, row.queue, row.id)
 
 
 def conflict(visit: Visit, found: Conflict) -> Response:
