@@ -102,7 +102,7 @@ def test_decide_goes_on_with_the_next_and_undo_goes_back(client: Client, store: 
     assert following.status_code == 200 and str(following.url).endswith(f"/p/{number_of(store, HOSTS[1])}")
     [decision], _ = store.log(1)
     assert (decision.prefix, decision.who, decision.verdict, decision.note) == (HOSTS[0], "ann", "math", "lecture notes")
-    assert "math (inherited)" in client.get(f"/p/{number_of(store, CHILD)}").text
+    assert "math <small>inherited</small>" in client.get(f"/p/{number_of(store, CHILD)}").text
     back = client.submit("/q/1", "/q/1/undo")
     assert str(back.url).endswith(f"/p/{number_of(store, HOSTS[0])}?notice=undone") and "Undone." in back.text
     assert store.row(number_of(store, HOSTS[0]), "ann").state == "open"

@@ -7,7 +7,7 @@
 
   const find = key => [...document.querySelectorAll("[data-key]")].find(each => each.dataset.key === key);
   const rows = () => [...document.querySelectorAll("[data-row]")];
-  const toggleHelp = () => { const help = document.getElementById("keys"); help.open = !help.open; };
+  const showHelp = show => { const help = document.getElementById("keys"); if (help) help.open = show ?? !help.open; };
 
   function move(step) {
     const all = rows(), at = all.findIndex(row => row.contains(document.activeElement));
@@ -32,7 +32,7 @@
       if (leaves) { event.preventDefault(); target.blur(); }
       return;
     }
-    if (key === "Escape") { document.getElementById("keys").open = false; return; }
+    if (key === "Escape") { showHelp(false); return; }
     if (key === "Enter" && target !== document.body && target.id !== "main") return;  // the browser opens what has the focus
     if (key in MOVES) {
       if (rows().length && !(key.startsWith("Arrow") && !rows().some(row => row.contains(target)))) { event.preventDefault(); move(MOVES[key]); }
@@ -43,7 +43,7 @@
     const wanted = prefix ? `${prefix} ${key}` : key;
     prefix = "";
     if (wanted === "g") { prefix = "g"; timer = setTimeout(() => { prefix = ""; }, 1500); return; }
-    if (wanted === "?") { event.preventDefault(); toggleHelp(); return; }
+    if (wanted === "?") { event.preventDefault(); showHelp(); return; }
     if (press(wanted)) event.preventDefault();
   });
 
@@ -51,7 +51,7 @@
   document.addEventListener("mouseout", event => {
     if (event.target.matches("iframe") && document.activeElement === event.target) event.target.blur();
   });
-  document.addEventListener("click", event => { if (event.target.closest(".help")) toggleHelp(); });
+  document.addEventListener("click", event => { if (event.target.closest(".help")) showHelp(); });
 
   const ready = () => document.querySelectorAll(".help").forEach(each => { each.hidden = false; });
   document.addEventListener("htmx:afterSettle", event => {
