@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
+
+from markupsafe import Markup, escape
 
 from mathpipe.corpus.annotation.render import seen
 
@@ -105,9 +108,25 @@ def share(row: Any) -> float:
     return row.num_collected / max(1, row.num_pages)
 
 
+@lru_cache(64)
+def chip(state: str, inherited: bool = False) -> Markup:
+    """A state as its sign and word. (This and the next are no macros because a list calls them a hundred times.)"""
+    sign, word = STATES[state]
+    more = ' inherited" title="inherited' if inherited else ""
+    after = " <small>inherited</small>" if inherited else ""
+    return Markup(f'<span class="chip {state}{more}"><i aria-hidden="true">{"↳" if inherited else sign}</i> {word}{after}</span>')
+
+
+def shown_prefix(prefix: str) -> Markup:
+    """A prefix with nothing hidden in it, that may break after each folder."""
+    shown = escape(seen(prefix)).replace("/", "/\u200b")
+    return Markup(f'<bdi class="prefix">{shown}</bdi>')
+
+
 FILTERS = {
     "seen": seen, "number": number, "short": short, "percent": percent, "duration": duration, "ago": ago, "date": date, "share": share,
 }  # fmt: skip
 GLOBALS = {
     "STATES": STATES, "VERBS": VERBS, "KINDS": KINDS, "ORDERS": ORDERS, "FILTERS_OF_STATE": FILTERS_OF_STATE, "is_web": is_web,
+    "chip": chip, "shown_prefix": shown_prefix,
 }  # fmt: skip
