@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from annotation_page import CHILD, HOSTS, Client, make_client, make_store, number_of
 
-from mathpipe.corpus.annotation import formats, security, views
+from mathpipe.corpus.annotation import formats, render, security, views
 from mathpipe.corpus.annotation.store import Store
 
 
@@ -93,6 +95,24 @@ def test_pages_that_were_removed_are_said_to_be(client: Client, store: Store, tm
         file.unlink()
     assert "no longer at" in client.get("/text/1?queue=1").text
     assert "not among the pages any more" in client.get(f"/p/{number_of(store, HOSTS[0])}").text
+
+
+def test_slow_texts_keep_nobody_waiting(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_end, started = threading.Event(), threading.Semaphore(0)
+
+    def slow(self: render.Texts, pages: Path, page_id: int) -> tuple[str, str]:
+        started.release()
+        assert may_end.wait(20)
+        return "", ""
+
+    monkeypatch.setattr(render.Texts, "html", slow)
+    with client, ThreadPoolExecutor(10) as pool:
+        texts = [pool.submit(client.get, "/text/1?queue=1") for _ in range(10)]
+        assert started.acquire(timeout=10)
+        shown = client.get("/q/1")
+        assert shown.status_code == 200 and not any(text.done() for text in texts)
+        may_end.set()
+        assert [text.result().status_code for text in texts] == [200] * 10
 
 
 def test_decide_goes_on_with_the_next_and_undo_goes_back(client: Client, store: Store) -> None:

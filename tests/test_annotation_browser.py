@@ -176,6 +176,17 @@ def test_without_javascript(serve: Any, tmp_path: Path) -> None:
     assert heading(page) == "Round 1 is finished"
 
 
+def test_a_server_that_is_gone_does_not_look_like_a_decision(serve: Any, tmp_path: Path) -> None:
+    site = serve(make_store(tmp_path))
+    page = site.open("/q/1/next")
+    page.context.set_offline(True)
+    page.keyboard.press("m")
+    page.get_by_role("alert").get_by_text("The server does not answer").wait_for()
+    page.context.set_offline(False)
+    assert heading(page) == HOSTS[0] and press(page, "m") == HOSTS[1] and page.get_by_role("alert").count() == 0
+    assert site.store.log(1)[1] == 1
+
+
 def test_login_by_token(serve: Any, tmp_path: Path) -> None:
     site = serve(make_store(tmp_path), needs_login=True)
     page = site.open("/q/1/next")

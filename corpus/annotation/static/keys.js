@@ -53,6 +53,16 @@
   });
   document.addEventListener("click", event => { if (event.target.closest(".help")) showHelp(); });
 
+  // a server that is gone must not look like a decision that was made
+  function complain() {
+    if (document.getElementById("offline")) return;
+    const notice = Object.assign(document.createElement("p"), {id: "offline", className: "notice", role: "alert"});
+    notice.textContent = "The server does not answer. What you did last may not be recorded: repeat it when the server is back.";
+    document.getElementById("main").prepend(notice);
+  }
+  for (const kind of ["htmx:sendError", "htmx:timeout"]) document.addEventListener(kind, complain);
+  document.addEventListener("htmx:afterRequest", event => { if (event.detail.successful) document.getElementById("offline")?.remove(); });
+
   const ready = () => document.querySelectorAll(".help").forEach(each => { each.hidden = false; });
   document.addEventListener("htmx:afterSettle", event => {
     ready();
