@@ -23,10 +23,11 @@ from starlette.staticfiles import StaticFiles
 from mathpipe.corpus.annotation import formats, security, views
 from mathpipe.corpus.annotation.render import Texts
 from mathpipe.corpus.annotation.store import Conflict, Finished, Store
-from mathpipe.corpus.annotation.views import Site, View, Visit
+from mathpipe.corpus.annotation.views import View
+from mathpipe.corpus.annotation.visit import Site, Visit
 
 FOLDER = Path(__file__).parent
-NUM_THREADS, NUM_WRITERS, NUM_TEXT_THREADS = 4, 2, 4
+NUM_THREADS, NUM_WRITERS, NUM_TEXT_THREADS = 2, 2, 2
 """Views, decisions and texts that are worked on at the same time. More threads would only contend for the interpreter; who waits for
 the database's only writer, or for formulas, keeps nobody else waiting."""
 
