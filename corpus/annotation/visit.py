@@ -1,0 +1,127 @@
+"""One request to the page: who sends it, what it asks for, how it is answered."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote, urlencode
+
+from jinja2 import Environment
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from mathpipe.corpus.annotation import security
+from mathpipe.corpus.annotation.render import Texts
+from mathpipe.corpus.annotation.store import Queue, Row, Store
+
+NAME = re.compile(r"[^\W_](?:[\w .@+'-]{0,38}[\w.])?")
+NOTICES = {
+    "undone": "Undone. This is the prefix as it was before.",
+    "nothing": "You have no decision left to undo in this queue.",
+    "none-left": "No question is open for you: what is left was given to others a moment ago, waits for a second opinion, or is done.",
+    "reopened": "The queue takes decisions again.",
+}
+
+
+@dataclass(frozen=True)
+class Site:
+    """What all requests share."""
+
+    store: Store
+    texts: Texts
+    templates: Environment
+    needs_login: bool
+    who: str
+
+    def annotator(self, request: Request) -> str:
+        """Who sends a request, or ""."""
+        if self.needs_login:
+            token = request.cookies.get(security.TOKEN, "")
+            return (self.store.annotator_of(token) or "") if token else ""
+        name = unquote(request.cookies.get(security.WHO, ""))
+        return name if NAME.fullmatch(name) else self.who
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One request: who, with which form."""
+
+    site: Site
+    request: Request
+    who: str
+    form: FormData
+    csrf: str
+
+    @property
+    def store(self) -> Store:
+        return self.site.store
+
+    def page(self, template: str, status: int = 200, queue: Queue | None = None, **values: Any) -> Response:
+        """A template as a page, or as the part of it that htmx exchanges."""
+        is_part = self.request.headers.get("hx-request") == "true" and "hx-history-restore-request" not in self.request.headers
+        values |= {
+            "layout": "part.html" if is_part else "base.html", "queue": queue, "who": self.who, "csrf": self.csrf, "view": template,
+            "status": status, "needs_login": self.site.needs_login, "notice": NOTICES.get(self.request.query_params.get("notice", ""), ""),
+        }  # fmt: skip
+        if queue:
+            queues = self.store.queues()
+            mine, _ = self.store.log(queue.id, who=self.who, viewer=self.who, limit=1)
+            values |= {
+                "progress": self.store.progress(queue.id), "queues": queues, "last": mine[0] if mine else None,
+                "newer": queues[0] if queue.is_finished and not queues[0].is_finished else None,
+            }  # fmt: skip
+        text = self.site.templates.get_template(template).render(values)
+        return HTMLResponse(text.encode("utf-8", "replace"), status)
+
+    def queue(self) -> Queue:
+        """The queue that the address names."""
+        return find_queue(self.store, int(self.request.path_params["queue"]))
+
+    def row(self) -> Row:
+        """The question that the address names."""
+        try:
+            return self.store.row(int(self.request.path_params["question"]), self.who)
+        except LookupError:
+            raise HTTPException(404, "there is no such question") from None
+
+    def parameter(self, name: str, allowed: Any, default: str = "") -> str:
+        """A parameter with one of the allowed values."""
+        value = self.request.query_params.get(name, default)
+        if value not in allowed:
+            raise HTTPException(400, f"{name}: expected one of {', '.join(allowed)}; found {value[:40]!r}")
+        return value
+
+    def number(self, name: str, default: int = 0) -> int:
+        """A parameter that counts."""
+        return whole(name, self.request.query_params.get(name, str(default)))
+
+    def link(self, **changes: Any) -> str:
+        """This address with other parameters."""
+        values = {**self.request.query_params, **changes}
+        return "?" + urlencode({name: value for name, value in values.items() if value not in ("", 0) and name != "notice"})
+
+    def pages(self, offset: int, limit: int, total: int) -> dict[str, Any]:
+        """Links to the parts of a list before and after."""
+        return {
+            "first": offset + 1 if total else 0, "last": min(offset + limit, total), "total": total,
+            "before": self.link(offset=max(0, offset - limit)) if offset else "",
+            "after": self.link(offset=offset + limit) if offset + limit < total else "",
+        }  # fmt: skip
+
+
+def whole(name: str, value: str) -> int:
+    """A parameter as a whole number."""
+    if not re.fullmatch(r"[0-9]{1,18}", value):
+        raise HTTPException(400, f"{name}: expected a whole number, found {value[:40]!r}")
+    return int(value)
+
+
+def find_queue(store: Store, number: int) -> Queue:
+    """A queue by its number."""
+    for queue in store.queues():
+        if queue.id == number:
+            return queue
+    raise HTTPException(404, "there is no such queue")
