@@ -126,7 +126,7 @@ class LiveDisplay:
         if self.broken in names:
             return [Text("✗", style="bold red"), Text(group, style="bold red"), clock(spent), Text(f"{self.broken} failed", style="red")]
         if self.waiting in names:
-            return [Text("⏸", style="yellow"), group, clock(spent), Text(f"{self.waiting} waits for people", style="yellow")]
+            return [Text("?", style="yellow"), group, clock(spent), Text(f"{self.waiting} waits for people", style="yellow")]
         if waiting:
             summary = stages.STAGES[group].summary
             return [Text("·", style="dim"), Text(group, style="dim"), clock(spent) if spent else "", Text(summary, style="dim")]

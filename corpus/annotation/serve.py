@@ -96,8 +96,10 @@ def serve(store: Store, config: AnnotateConfig, host: str, port: int, who: str, 
         public_url: where others find the page when a proxy (TLS) stands before it.
 
     Raises:
-        ValueError: the port is taken, the address is none of this machine's, or others can reach the page and nobody was invited.
+        ValueError: the port is taken, an address is none, or others can reach the page and nobody was invited.
     """
+    if public_url and not (public_url.startswith(("http://", "https://")) and urlsplit(public_url).hostname):
+        raise ValueError(f"--url must be an address such as https://annotate.example.org/, found {public_url!r}")
     needs_login = bool(store.annotators())
     if not needs_login and (public_url or not is_loopback(host)):
         raise ValueError(f"others can reach {public_url or host}: invite each annotator first, with `mathpipe annotate --invite NAME`")
@@ -113,7 +115,7 @@ def serve(store: Store, config: AnnotateConfig, host: str, port: int, who: str, 
             threads.append(threading.Thread(target=suggest.keep_suggesting, args=(store, endpoint, stop), daemon=True))
         for thread in threads:
             thread.start()
-        page = app.make_app(store, needs_login=needs_login, who=who, hosts={*names(host), urlsplit(url).hostname or ""})
+        page = app.make_app(store, needs_login=needs_login, who=who, hosts={*names(host), str(urlsplit(url).hostname)})
         settings = uvicorn.Config(page, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=2)
         try:
             uvicorn.Server(settings).run(sockets=[listener])
