@@ -43,9 +43,12 @@ MIGRATIONS: list[list[str]] = [
         "CREATE INDEX questions_prefix ON questions (prefix)",
         "CREATE UNIQUE INDEX questions_name ON questions (queue_id, prefix)",
         "CREATE INDEX questions_below ON questions (queue_id, parent_id, gain DESC, id)",
+        "CREATE INDEX questions_pages ON questions (queue_id, parent_id, num_pages DESC, id)",
+        "CREATE INDEX questions_score ON questions (queue_id, parent_id, mean_score DESC, id)",
+        "CREATE INDEX questions_tokens ON questions (queue_id, parent_id, num_tokens DESC, id)",
         "CREATE INDEX questions_left ON questions (queue_id, parent_id, is_done, gain DESC, id)",
         "CREATE INDEX questions_state ON questions (queue_id, state, gain DESC, id)",
-        # holds all that lists are filtered and sorted by
+        # holds all that the other lists are filtered and sorted by
         """CREATE INDEX questions_list ON questions (queue_id, parent_id, is_done, state, gain, num_pages, mean_score, num_tokens, prefix,
         id)""",
         "CREATE INDEX questions_decided ON questions (queue_id, prefix, num_tokens) WHERE state IN ('math', 'not_math')",
