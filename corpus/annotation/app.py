@@ -5,11 +5,12 @@ Every action is a plain link or form; htmx (`hx-boost` on the body) only saves r
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import anyio
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.datastructures import FormData
@@ -40,10 +41,10 @@ def make_app(store: Store, *, needs_login: bool, who: str, hosts: Collection[str
         hosts: host names under which the server may be called.
     """
     site = Site(store, Texts(), environment(), needs_login, who)
-    readers, writers, texts = map(anyio.CapacityLimiter, (NUM_THREADS, NUM_WRITERS, NUM_TEXT_THREADS))
+    readers, writers, texts = map(ThreadPoolExecutor, (NUM_THREADS, NUM_WRITERS, NUM_TEXT_THREADS))
 
-    def get(path: str, view: View, limiter: anyio.CapacityLimiter = readers) -> Route:
-        return Route(path, endpoint(site, view, limiter), methods=["GET"])
+    def get(path: str, view: View, threads: ThreadPoolExecutor = readers) -> Route:
+        return Route(path, endpoint(site, view, threads), methods=["GET"])
 
     def post(path: str, view: View) -> Route:
         return Route(path, endpoint(site, view, writers), methods=["POST"])
@@ -91,7 +92,7 @@ def environment() -> Environment:
     return env
 
 
-def endpoint(site: Site, view: View, limiter: anyio.CapacityLimiter) -> Callable[[Request], Awaitable[Response]]:
+def endpoint(site: Site, view: View, threads: ThreadPoolExecutor) -> Callable[[Request], Awaitable[Response]]:
     """A view as Starlette calls it: form read and checked, annotator known, run in a thread, its errors made pages."""
 
     async def answer(request: Request) -> Response:
@@ -107,7 +108,7 @@ def endpoint(site: Site, view: View, limiter: anyio.CapacityLimiter) -> Callable
                 return views.to_login(visit)
             return guarded(visit, view)
 
-        response = await anyio.to_thread.run_sync(run, limiter=limiter)
+        response = await asyncio.get_running_loop().run_in_executor(threads, run)
         await form.close()
         if request.cookies.get(security.CSRF) != csrf:
             security.set_cookie(response, request, security.CSRF, csrf)

@@ -63,7 +63,10 @@
   for (const kind of ["htmx:sendError", "htmx:timeout"]) document.addEventListener(kind, complain);
   document.addEventListener("htmx:afterRequest", event => { if (event.detail.successful) document.getElementById("offline")?.remove(); });
 
-  const ready = () => document.querySelectorAll(".help").forEach(each => { each.hidden = false; });
+  const ready = () => {
+    document.getElementById("keys")?.classList.add("has-keys");
+    document.querySelectorAll(".help").forEach(each => { each.hidden = false; });
+  };
   document.addEventListener("htmx:afterSettle", event => {
     ready();
     if (event.detail.target.id === "main") document.getElementById("main").focus({preventScroll: true});
