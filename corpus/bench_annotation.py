@@ -31,6 +31,7 @@ from mathpipe.pipeline.bench import Benchmark, Row, row
 
 NUM_ANNOTATORS, NUM_HOSTS, NUM_FOLDERS, NUM_PAGES = 20, 20_000, 4, 2_000
 SECONDS, THINK_S = 20.0, (0.0, 0.5)
+KINDS = ("list", "open", "text", "decide")
 GOAL_MS = 150
 PLACES = (r'action="/p/(\d+)"', r'name="version" value="(\d+)"', r'src="(/text/[^"]*)"')
 """Of the question, the version and the text on a question's page."""
@@ -174,7 +175,7 @@ def annotation_ms() -> list[Row]:
         store.add_queue("bench", 1, pages, questions())
         for think_s in THINK_S:
             people = load(database, think_s, SECONDS)
-            for kind in ("list", "open", "text", "decide"):
+            for kind in ("all", *KINDS):
                 median, p95, rate = figures(people, kind)
                 unit = f"ms, 95 % below {p95:.0f}; {rate:.0f} a second"
                 if kind == "decide":
@@ -193,8 +194,8 @@ def annotation_ms() -> list[Row]:
 
 
 def figures(people: list[Annotator], kind: str) -> tuple[float, float, float]:
-    """(median, 95th percentile in milliseconds, number a second) of a kind of request."""
-    times = [1000 * seconds for one in people for seconds in one.times[kind]]
+    """(median, 95th percentile in milliseconds, number a second) of a kind of request, or of all."""
+    times = [1000 * seconds for one in people for name in (KINDS if kind == "all" else (kind,)) for seconds in one.times[name]]
     return statistics.median(times), statistics.quantiles(times, n=20)[-1], len(times) / SECONDS
 
 
