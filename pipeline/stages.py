@@ -164,12 +164,13 @@ def default() -> list[str]:
 
 def upstream(name: str) -> list[str]:
     """Stages `name` depends on, in running order, itself last."""
-    seen: dict[str, None] = {}
+    seen: set[str] = set()
 
     def visit(stage: str) -> None:
-        for source in STAGES[stage].inputs.values():
-            visit(source)
-        seen.setdefault(stage)
+        if stage not in seen:
+            seen.add(stage)
+            for source in STAGES[stage].inputs.values():
+                visit(source)
 
     visit(name)
     return [stage for stage in STAGES if stage in seen]
