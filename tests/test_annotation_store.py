@@ -296,6 +296,9 @@ def test_what_cannot_be_decided_is_refused(address: str) -> None:
     for who, verdict, kind in (("ann", "perhaps", "decide"), ("ann", "flag", "settle"), ("", "math", "decide"), ("ann", "math", "import")):
         with pytest.raises(ValueError, match="expected who, and one of math, not_math, skip"):
             one.decide(ids["b.example/"], who, verdict, kind=kind)
+    assert one.rows(queue, "ann", search="\0%\\'\"") == ([], 0)
+    one.decide(ids["a.example/y/"], "ann\0", "math", "odd\0 \u202e';--%(x)s :queue")
+    assert one.log(queue)[0][0].note.endswith("';--%(x)s :queue") and one.undo(queue, "ann\0")
     one.finish(queue, "ann", "enough")
     one.finish(queue, "bob", "too late")
     assert one.queues()[0].finished_by == "ann" and one.progress(queue).is_finished

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 VERDICTS = ("math", "not_math", "skip", "flag")
 """`skip`: left undecided, but handled; `flag`: to be settled with others."""
@@ -188,3 +188,12 @@ def resolve(decisions: Sequence[Decision], wanted: int) -> str:
         return "disagreement"
     is_enough = len(counting) >= wanted or any(d.kind != "decide" and d.undone_at is None for d in decisions)
     return next((verdict for verdict in HANDLED if verdict in verdicts), "open") if is_enough else "open"
+
+
+def checked(number: int, line: Any, who: str) -> tuple[str, str, str, str]:
+    """(prefix, who, verdict, reason) of an imported line."""
+    if not isinstance(line, dict) or not isinstance(line.get("prefix"), str) or line.get("decision") not in FINAL:
+        raise ValueError(f"line {number}: expected prefix, decision (math or not_math), reason, who; found {json.dumps(line)[:100]}")
+    if not line["prefix"].endswith("/"):
+        raise ValueError(f"line {number}: a prefix ends in /; found {line['prefix']!r}")
+    return line["prefix"], str(line.get("who") or who), line["decision"], str(line.get("reason") or "")

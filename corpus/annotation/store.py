@@ -8,7 +8,6 @@ every list is read from an index. A question's number stays for good: 10,000,000
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 import time
 from collections import defaultdict
@@ -30,6 +29,7 @@ from mathpipe.corpus.annotation.records import (
     Row,
     Sample,
     Suggestion,
+    checked,
     resolve,
     standing,
 )
@@ -244,7 +244,7 @@ class Store:
         Raises:
             ValueError: a line is not a decision.
         """
-        checked = [_checked(number, line, who) for number, line in enumerate(lines, 1)]
+        checked = [checked(number, line, who) for number, line in enumerate(lines, 1)]
         num_new = 0
         with self.database.writing() as c:
             head = tree.read_open_queue(c, queue)
@@ -398,12 +398,3 @@ def _hidden(decision: Decision) -> Decision:
 
 def _digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
-
-
-def _checked(number: int, line: Any, who: str) -> tuple[str, str, str, str]:
-    """(prefix, who, verdict, reason) of an imported line."""
-    if not isinstance(line, dict) or not isinstance(line.get("prefix"), str) or line.get("decision") not in FINAL:
-        raise ValueError(f"line {number}: expected prefix, decision (math or not_math), reason, who; found {json.dumps(line)[:100]}")
-    if not line["prefix"].endswith("/"):
-        raise ValueError(f"line {number}: a prefix ends in /; found {line['prefix']!r}")
-    return line["prefix"], str(line.get("who") or who), line["decision"], str(line.get("reason") or "")
