@@ -80,9 +80,8 @@ def ask_people(config: AnnotateConfig, inputs: AnnotateInputs, number: int, out:
         Waiting: questions are open, nobody serves the page, and `runtime.wait` is not set.
         ValueError: the database is gone.
     """
-    from sqlalchemy.exc import OperationalError
-
     from mathpipe.corpus.annotation.questions import questions
+    from mathpipe.corpus.annotation.schema import DatabaseError
     from mathpipe.corpus.annotation.store import Store
 
     store, name = Store(config.database(out.parent)), f"{out.parent.name}/{out.name}"
@@ -94,8 +93,8 @@ def ask_people(config: AnnotateConfig, inputs: AnnotateInputs, number: int, out:
     )  # fmt: skip
     try:
         wait_for_people(store, queue, config.runtime.wait, out)
-    except OperationalError as error:
-        raise ValueError(f"{store.database.name}: {error.orig}; run the same command again when the database is back") from error
+    except DatabaseError as error:
+        raise ValueError(f"{error}; run the same command again when the database is back") from error
     decisions, progress = store.final(queue), store.progress(queue)
     created_at = next(found.created_at for found in store.queues() if found.id == queue)
     return decisions, {

@@ -18,9 +18,9 @@ import pytest
 import requests
 from corpus_artifacts import finish, folder, needs_shared
 from round_artifacts import make_pages, make_scores
-from sqlalchemy.exc import OperationalError
 
 from mathpipe.corpus import annotate, classifier, domains, grow, score, selection, urls
+from mathpipe.corpus.annotation.schema import DatabaseError
 from mathpipe.corpus.annotation.store import Store
 from mathpipe.corpus.round_config import (
     AnnotateConfig,
@@ -214,7 +214,7 @@ def test_it_waits_while_a_page_is_served_and_says_where(quick: None, monkeypatch
 
 def test_a_database_that_goes_away_is_one_line(quick: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def gone(*_: Any) -> None:
-        raise OperationalError("SELECT 1", None, Exception("server closed the connection"))
+        raise DatabaseError("annotations.sqlite: server closed the connection")
 
     monkeypatch.setattr(Store, "progress", gone)
     with pytest.raises(ValueError, match=r"annotations\.sqlite: server closed the connection; run the same command again"):

@@ -244,11 +244,11 @@ class Store:
         Raises:
             ValueError: a line is not a decision.
         """
-        checked = [checked(number, line, who) for number, line in enumerate(lines, 1)]
+        verdicts = [checked(number, line, who) for number, line in enumerate(lines, 1)]
         num_new = 0
         with self.database.writing() as c:
             head = tree.read_open_queue(c, queue)
-            for prefix, author, verdict, reason in checked:
+            for prefix, author, verdict, reason in verdicts:
                 before = standing(tree.decisions_by_prefix(c, [prefix])[prefix])
                 if not any(d.who == author and d.verdict == verdict for d in before):
                     tree.add_decision(c, head, prefix, author, verdict, reason, "import")
