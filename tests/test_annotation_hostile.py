@@ -193,6 +193,11 @@ def test_pages_are_only_text(renderers: katex.Renderers) -> None:
     assert html.escape(SCRIPTS) in shown
 
 
+def test_equation_arrays_of_old_latex_are_rendered(renderers: katex.Renderers) -> None:
+    answer = renderers.mathml([(r"\begin{eqnarray*} a & = & b \\ c & = & d \end{eqnarray*}", True)])[0]
+    assert answer and answer.count("<mtr>") == 2 and answer.count("<mtd>") == 6
+
+
 def test_formulas_that_kill_the_engine_stay_source_and_cost_only_themselves(renderers: katex.Renderers) -> None:
     start = time.monotonic()
     for killer in KILLERS:

@@ -118,8 +118,12 @@ def chip(state: str, inherited: bool = False) -> Markup:
 
 
 def shown_prefix(prefix: str) -> Markup:
-    """A prefix with nothing hidden in it, that may break after each folder."""
-    shown = escape(seen(prefix)).replace("/", "/\u200b")
+    """A prefix with nothing hidden in it, that may break after each folder.
+
+    >>> shown_prefix("a.org/b")
+    Markup('<bdi class="prefix">a.org/<wbr>b</bdi>')
+    """
+    shown = escape(seen(prefix)).replace("/", Markup("/<wbr>"))
     return Markup(f'<bdi class="prefix">{shown}</bdi>')
 
 

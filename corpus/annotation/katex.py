@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -23,6 +24,9 @@ MAX_SECONDS = 4.0
 MAX_DEATHS = 3
 """After so many deaths the rest of a page stays TeX."""
 MEMORY_BYTES = 1 << 30
+
+EQNARRAY = re.compile(r"\\(begin|end)\{eqnarray\*?\}")
+"""An environment of old LaTeX that KaTeX lacks."""
 
 Formula = tuple[str, bool]
 """(TeX, whether it stands on a line of its own)."""
@@ -96,6 +100,7 @@ def render(tex: str, is_display: bool) -> str | None:
     """
     import pykatex
 
+    tex = EQNARRAY.sub(lambda found: r"\begin{array}{rcl}" if found[1] == "begin" else r"\end{array}", tex)
     try:
         html = pykatex.renderToString(tex, output="mathml", displayMode=is_display, throwOnError=False, strict="ignore")
     except (ValueError, UnicodeEncodeError):  # NUL, lone surrogates

@@ -116,7 +116,8 @@ def next_question(visit: Visit) -> Response:
 def to_next(visit: Visit, queue: int, after: int | None) -> Response:
     """Go on with the next question, or with the list where none is left."""
     row = visit.store.next_open(queue, visit.who, after)
-    return to(f"/p/{row.id}" if row else f"/q/{queue}?notice=none-left")
+    notice = "" if row else "none-left" if visit.store.progress(queue).left else "done"
+    return to(f"/p/{row.id}" if row else f"/q/{queue}?notice={notice}")
 
 
 def question(visit: Visit) -> Response:

@@ -21,7 +21,8 @@ NAME = re.compile(r"[^\W_](?:[\w .@+'-]{0,38}[\w.])?")
 NOTICES = {
     "undone": "Undone. This is the prefix as it was before.",
     "nothing": "You have no decision left to undo in this queue.",
-    "none-left": "No question is open for you: what is left was given to others a moment ago, waits for a second opinion, or is done.",
+    "none-left": "No question is open for you: what is left was given to others a moment ago, or waits for a second opinion.",
+    "done": "Nothing is left to decide. The run goes on by itself; the next round's questions will appear here.",
     "reopened": "The queue takes decisions again.",
 }
 
