@@ -97,8 +97,8 @@ class Transaction:
             self._cursor.executemany(spell(sql, self._is_sqlite), values)
         else:
             sql, values = spread(sql, values)
-            if not self._is_sqlite:  # PostgreSQL's text holds any character but one
-                values = {name: value.replace("\0", "\ufffd") if isinstance(value, str) else value for name, value in values.items()}
+            # the one character that PostgreSQL's text cannot hold, and at which SQLite's LIKE ends
+            values = {name: value.replace("\0", "\ufffd") if isinstance(value, str) else value for name, value in values.items()}
             self._cursor.execute(spell(sql, self._is_sqlite), values)
 
     def all(self, sql: str, values: Mapping[str, Any] = NOTHING) -> list[Any]:
