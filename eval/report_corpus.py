@@ -114,7 +114,7 @@ def domains(source: Source) -> str:
     if judged is None:
         return "<p>The last round’s domains have been removed.</p>"
     rows = pq.read_table(judged / "domains.parquet").to_pylist()
-    lines = (annotated / "decisions.jsonl").read_text(encoding="utf-8").splitlines() if annotated else []
+    lines = (annotated / "decisions.jsonl").read_text(encoding="utf-8").split("\n")[:-1] if annotated else []
     decisions = [json.loads(line) for line in lines]
     body = [
         [row["host"], row["num_pages"], row["num_collected"], percent(row["collected_frac"]), row["mean_score"],
