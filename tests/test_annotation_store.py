@@ -519,6 +519,31 @@ def test_the_log_the_pace_and_who_serves(address: str, monkeypatch: pytest.Monke
         assert token not in str(transaction.all("SELECT * FROM annotators"))
 
 
+def test_the_queue_to_decide_on_is_the_one_for_which_a_stage_waits(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    one = Store(address)
+    assert one.waiting() is None
+    names = ["tiny/round1", "tiny/round2", "tiny2/round1"]
+    first, second, other = (one.add_queue(name, 1, PAGES, tree(f"{place}.example")) for place, name in enumerate(names))
+
+    def found(profile: str = "") -> int | None:
+        queue = one.waiting(profile)
+        return queue and queue.id
+
+    assert (found(), found("tiny"), found("tiny2"), found("ti"), found("tiny2/")) == (other, second, other, None, None)
+    assert not one.queues()[0].is_waited_for
+    one.stamp(first)
+    assert (found(), found("tiny"), found("tiny2")) == (first, first, other) and one.waiting().is_waited_for  # type: ignore[union-attr]
+    now[0] += 10
+    one.stamp(other)
+    assert (found(), found("tiny")) == (other, first), "the newest stamp"
+    now[0] += 10
+    assert (found(), found("tiny"), [queue.is_waited_for for queue in one.queues()]) == (other, second, [True, False, False])
+    one.finish(other, "ann", "enough")
+    assert (found(), found("tiny2")) == (second, None)
+
+
 # the database
 
 

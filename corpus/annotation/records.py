@@ -60,6 +60,8 @@ class Queue:
     is_finished: bool
     finished_by: str
     created_at: float
+    is_waited_for: bool
+    """Whether a stage was there a moment ago and goes on when the queue ends."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ MIGRATIONS: list[list[str]] = [
         """CREATE TABLE queues (id {serial}, name TEXT NOT NULL UNIQUE, round INTEGER NOT NULL, stage TEXT NOT NULL, pages TEXT NOT NULL,
         max_decisions INTEGER NOT NULL, num_roots INTEGER NOT NULL, num_left INTEGER NOT NULL, num_decisions INTEGER NOT NULL,
         tokens_added BIGINT NOT NULL, is_finished INTEGER NOT NULL, finished_by TEXT NOT NULL, finish_reason TEXT NOT NULL,
-        created_at DOUBLE PRECISION NOT NULL)""",
+        created_at DOUBLE PRECISION NOT NULL, waiting_at DOUBLE PRECISION NOT NULL)""",
         # a prefix in a queue; id = queue × 10,000,000 + number, parent_id 0 for a root
         """CREATE TABLE questions (id {key}, queue_id INTEGER NOT NULL, parent_id BIGINT NOT NULL, prefix {text} NOT NULL,
         num_pages BIGINT NOT NULL, num_collected BIGINT NOT NULL, mean_score DOUBLE PRECISION NOT NULL, num_tokens BIGINT NOT NULL,

@@ -7,8 +7,6 @@ every list is read from an index. A question's number stays for good: 10,000,000
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 import time
 from collections import defaultdict
 from collections.abc import Iterable
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mathpipe.corpus.annotation import agreement, tree
+from mathpipe.corpus.annotation.presence import PRESENT_S, Presence
 from mathpipe.corpus.annotation.records import (
     FINAL,
     HANDLED,
@@ -33,7 +32,7 @@ from mathpipe.corpus.annotation.records import (
     resolve,
     standing,
 )
-from mathpipe.corpus.annotation.schema import Database, Transaction
+from mathpipe.corpus.annotation.schema import Transaction
 
 __all__ = [
     "VERDICTS", "Conflict", "Decision", "Finished", "Progress", "Question", "Queue", "Row", "Sample", "Store", "Suggestion",
@@ -41,8 +40,6 @@ __all__ = [
 
 CLAIM_S = 120
 """A question that was given to somebody is not given to others for so long."""
-SERVER_S = 15
-"""A server that was not seen for so long is gone."""
 PAUSE_S = 300
 """Longer times between decisions are breaks."""
 NUM_RECENT = 30
@@ -54,11 +51,8 @@ ORDERS = {
 }  # fmt: skip
 
 
-class Store:
+class Store(Presence):
     """One database of annotations; safe for many threads and processes."""
-
-    def __init__(self, address: str) -> None:
-        self.database = Database(address)
 
     # queues
 
@@ -73,8 +67,8 @@ class Store:
                 return known
             insert = (
                 "INSERT INTO queues (name, round, stage, pages, max_decisions, num_roots, num_left, num_decisions, tokens_added, "
-                "is_finished, finished_by, finish_reason, created_at) "
-                "VALUES (:name, :round, :stage, :pages, :budget, 0, 0, 0, 0, 0, '', '', :at) RETURNING id"
+                "is_finished, finished_by, finish_reason, created_at, waiting_at) "
+                "VALUES (:name, :round, :stage, :pages, :budget, 0, 0, 0, 0, 0, '', '', :at, 0) RETURNING id"
             )
             values = {"name": name, "round": round_number, "stage": annotate, "pages": str(pages), "budget": max_decisions}
             queue = c.scalar(insert, values | {"at": time.time()})
@@ -83,10 +77,21 @@ class Store:
 
     def queues(self) -> list[Queue]:
         """Newest first."""
-        names = "id, name, round, stage, pages, is_finished, finished_by, created_at"
+        return self._queues("id DESC")
+
+    def waiting(self, profile: str = "") -> Queue | None:
+        """The queue to decide on, of one profile or of all: the unfinished one for which a stage waits, else the newest unfinished."""
+        found = self._queues("CASE WHEN waiting_at > :after THEN waiting_at ELSE 0 END DESC, id DESC")
+        return next((one for one in found if not one.is_finished and (not profile or one.name.startswith(f"{profile}/"))), None)
+
+    def _queues(self, order: str) -> list[Queue]:
+        names, after = "id, name, round, stage, pages, is_finished, finished_by, created_at, waiting_at", time.time() - PRESENT_S
         with self.database.reading() as c:
-            rows = c.all(f"SELECT {names} FROM queues ORDER BY id DESC")
-        return [Queue(r.id, r.name, r.round, r.stage, Path(r.pages), bool(r.is_finished), r.finished_by, r.created_at) for r in rows]
+            rows = c.all(f"SELECT {names} FROM queues ORDER BY {order}", {"after": after})
+        return [
+            Queue(r.id, r.name, r.round, r.stage, Path(r.pages), bool(r.is_finished), r.finished_by, r.created_at, r.waiting_at > after)
+            for r in rows
+        ]
 
     def progress(self, queue: int) -> Progress:
         """How far a queue is."""
@@ -339,45 +344,6 @@ class Store:
                 lines.append({"prefix": prefix, "decision": verdict, "reason": reason, "who": who, "at": max(d.at for d in agreed)})
         return lines
 
-    # people and servers
-
-    def seen(self, url: str) -> None:
-        """A server says that it is there."""
-        upsert = "INSERT INTO servers VALUES (:url, :at) ON CONFLICT (url) DO UPDATE SET seen_at = excluded.seen_at"
-        with self.database.writing() as c:
-            c.run(upsert, {"url": url, "at": time.time()})
-
-    def server(self) -> str | None:
-        """URL of a server that is there."""
-        with self.database.reading() as c:
-            select = "SELECT url FROM servers WHERE seen_at > :after ORDER BY seen_at DESC LIMIT 1"
-            return c.scalar(select, {"after": time.time() - SERVER_S})
-
-    def invite(self, name: str) -> str:
-        """A new token for an annotator; an older one of theirs ends. Only its SHA-256 is kept.
-
-        Raises:
-            ValueError: no name.
-        """
-        if not name.strip():
-            raise ValueError("an annotator needs a name")
-        token = secrets.token_urlsafe(24)
-        upsert = """INSERT INTO annotators VALUES (:name, :digest, :at)
-            ON CONFLICT (name) DO UPDATE SET token_sha256 = excluded.token_sha256, created_at = excluded.created_at"""
-        with self.database.writing() as c:
-            c.run(upsert, {"name": name.strip(), "digest": _digest(token), "at": time.time()})
-        return token
-
-    def annotator_of(self, token: str) -> str | None:
-        """Who was given a token."""
-        with self.database.reading() as c:
-            return c.scalar("SELECT name FROM annotators WHERE token_sha256 = :digest", {"digest": _digest(token)})
-
-    def annotators(self) -> list[str]:
-        """Who was invited."""
-        with self.database.reading() as c:
-            return c.column("SELECT name FROM annotators ORDER BY name")
-
 
 def _page(
     c: Transaction, where: str, order: str, values: dict[str, Any], who: str, total: int | None = None
@@ -394,7 +360,3 @@ def _page(
 
 def _hidden(decision: Decision) -> Decision:
     return Decision(**{**decision.__dict__, "verdict": "hidden", "note": ""})
-
-
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
