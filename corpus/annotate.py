@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 8
 """Folders of a path that a prefix may have."""
+NUM_SAMPLES = 6
+"""Pages that people are shown of a prefix; not stated; we chose."""
 POLL_S = 1.0
 GRACE_S = 5.0
 """Time in which the decision that ended a queue can be taken back."""
@@ -86,7 +88,7 @@ def ask_people(config: AnnotateConfig, inputs: AnnotateInputs, number: int, out:
 
     store, name = Store(config.database(out.parent)), f"{out.parent.name}/{out.name}"
     known = {queue.name for queue in store.queues()}
-    asked = () if name in known else questions(inputs.pages, inputs.scores, inputs.selected, inputs.domains, config)
+    asked = () if name in known else questions(inputs.pages, inputs.scores, inputs.selected, inputs.domains, config, NUM_SAMPLES)
     queue = store.add_queue(
         name, number, inputs.pages.absolute(), asked, overlap_frac=config.overlap_frac, max_decisions=config.max_decisions,
         annotate=out.name.rpartition("-")[0] or out.name,

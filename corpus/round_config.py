@@ -226,16 +226,10 @@ class AnnotateConfig:
     """The same: a prefix is not math up to this share; between the two its sub-prefixes are judged."""
     min_pages: int = 5
     """policy, human: smaller prefixes are judged with their parent."""
-    num_samples: int = 6
-    """human: pages shown of a prefix, half of them collected."""
     overlap_frac: float = 0.0
     """human: share of the hosts on which two people decide, neither of whom sees the other's verdict."""
     max_decisions: int = 0
     """human: budget of decisions by round, after which the round goes on with what was decided; 0: no limit."""
-    suggest_url: str = ""
-    """human: an OpenAI-compatible endpoint (https://…/v1; key in OPENAI_API_KEY) that suggests and never decides; empty: none."""
-    suggest_model: str = ""
-    """human: the model's name there."""
     runtime: Runtime = field(default_factory=Runtime)
 
     def __post_init__(self) -> None:
@@ -247,11 +241,9 @@ class AnnotateConfig:
             raise ValueError(f"need 0 <= reject_frac <= accept_frac <= 1, found {self.reject_frac} and {self.accept_frac}")
         if not 0 <= self.overlap_frac <= 1:
             raise ValueError(f"overlap_frac must be in [0, 1], found {self.overlap_frac}")
-        for name, least in (("min_pages", 1), ("num_samples", 1), ("max_decisions", 0)):
+        for name, least in (("min_pages", 1), ("max_decisions", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, found {getattr(self, name)}")
-        if self.suggest_url and not (self.suggest_url.startswith(("http://", "https://")) and self.suggest_model):
-            raise ValueError(f"suggest_url must be http(s)://… and needs suggest_model; found {self.suggest_url!r}, {self.suggest_model!r}")
 
     def database(self, root: Path) -> str:
         """Where the decisions of the profile with that folder lie: a file, or the URL of a database."""

@@ -72,7 +72,7 @@ def _annotate_command(arguments: argparse.Namespace) -> str:
     words += ["--profile", arguments.profile or "tiny"] if arguments.profile or not arguments.config else []
     words += ["--config", str(arguments.config)] if arguments.config else []
     words += ["--runs", str(arguments.runs)] if str(arguments.runs) != os.environ.get("MATHPIPE_RUNS", "runs") else []
-    needed = [text for text in arguments.overrides if text.startswith(("annotate.suggest_", "runtime.database="))]
+    needed = [text for text in arguments.overrides if text.startswith(("runtime.suggest_", "runtime.database="))]
     return shlex.join([*words, *(word for text in needed for word in ("--set", text))])
 
 

@@ -56,6 +56,11 @@ class Runtime:
     `postgresql://user@host/name` (password in ~/.pgpass or PGPASSWORD)."""
     wait: bool = False
     """Whether a stage that asks people waits for them although nobody serves its page (`mathpipe run --wait`)."""
+    suggest_url: str = ""
+    """An OpenAI-compatible endpoint (https://…/v1; key in OPENAI_API_KEY) that suggests decisions to people and never decides; empty:
+    none."""
+    suggest_model: str = ""
+    """The model's name there."""
 
     def __post_init__(self) -> None:
         for name in ("num_processes", "num_threads", "num_workers", "log_interval"):
@@ -67,6 +72,9 @@ class Runtime:
             raise ConfigError(f"runtime.device must be auto, cpu or cuda, found {self.device!r}")
         if self.cluster not in ("native", "local") and ":" not in self.cluster:
             raise ConfigError(f"runtime.cluster must be native, local, ray://host:port or host:port, found {self.cluster!r}")
+        if self.suggest_url and not (self.suggest_url.startswith(("http://", "https://")) and self.suggest_model):
+            found = f"{self.suggest_url!r}, {self.suggest_model!r}"
+            raise ConfigError(f"runtime.suggest_url must be http(s)://… and needs runtime.suggest_model; found {found}")
         if "://" in self.database and urllib.parse.urlsplit(self.database).password:
             raise ConfigError("runtime.database has a password, which every artifact's config.toml would show; use ~/.pgpass or PGPASSWORD")
 

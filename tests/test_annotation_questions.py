@@ -27,7 +27,7 @@ LINES = [
     [(f"https://one.example/a/b/{i}.html", 0.95 if i else 0.05) for i in range(4)] + [("https://cold.example/", 0.0)],
 ]
 """A host with mathematics in q/algebra/ and none in q/shop/; one with all pages in one folder; one that is not math-related."""
-ASKED = AnnotateConfig(min_pages=4, num_samples=4, accept_frac=0.8, reject_frac=0.2)
+ASKED = AnnotateConfig(min_pages=4, accept_frac=0.8, reject_frac=0.2)
 
 
 def collect(base: Path, files: list[list[tuple[str, float]]], max_tokens: int) -> list[Path]:
@@ -42,7 +42,7 @@ def collect(base: Path, files: list[list[tuple[str, float]]], max_tokens: int) -
 
 
 def test_the_tree_by_hand(tmp_path: Path) -> None:
-    found = questions(*collect(tmp_path, LINES, 1000), ASKED)
+    found = questions(*collect(tmp_path, LINES, 1000), ASKED, 4)
     figures = [(q.prefix, q.parent, q.num_pages, q.num_collected, q.num_tokens, q.suggestion) for q in found]
     assert figures == [
         ("m.example/", "", 16, 7, 90, ""),
@@ -63,10 +63,10 @@ def test_the_tree_by_hand(tmp_path: Path) -> None:
 
 def test_of_a_chain_with_the_same_pages_the_deepest_folder_is_shown(tmp_path: Path) -> None:
     files = [[(f"https://a.example/x/y/z/{i}.html", 0.9) for i in range(5)] + [("https://a.example/top.html", 0.9)]]
-    assert [q.prefix for q in questions(*collect(tmp_path, files, 1000), ASKED)] == ["a.example/", "a.example/x/y/z/"]
+    assert [q.prefix for q in questions(*collect(tmp_path, files, 1000), ASKED, 4)] == ["a.example/", "a.example/x/y/z/"]
     (tmp_path / "b").mkdir()
     files[0].append(("https://a.example/x/y/other.html", 0.9))
-    found = questions(*collect(tmp_path / "b", files, 1000), ASKED)
+    found = questions(*collect(tmp_path / "b", files, 1000), ASKED, 4)
     assert [q.prefix for q in found] == ["a.example/", "a.example/x/y/", "a.example/x/y/z/"]
 
 
@@ -76,12 +76,12 @@ def test_questions_do_not_depend_on_how_pages_are_divided_into_files(tmp_path: P
     def without_samples(found: list[Question]) -> list[tuple[Any, ...]]:
         return [(q.prefix, q.parent, q.num_pages, q.num_collected, q.mean_score, q.num_tokens, len(q.samples)) for q in found]
 
-    whole = questions(*collect(tmp_path, LINES, 1000), ASKED)
+    whole = questions(*collect(tmp_path, LINES, 1000), ASKED, 4)
     for base in ("a", "b"):
         (tmp_path / base).mkdir()
     parts = [[line] for lines in reversed(LINES) for line in reversed(lines)]
-    assert without_samples(questions(*collect(tmp_path / "a", parts, 1000), ASKED)) == without_samples(whole)
-    assert questions(*collect(tmp_path / "b", LINES, 1000), ASKED) == whole
+    assert without_samples(questions(*collect(tmp_path / "a", parts, 1000), ASKED, 4)) == without_samples(whole)
+    assert questions(*collect(tmp_path / "b", LINES, 1000), ASKED, 4) == whole
 
 
 FOLDERS = st.lists(st.lists(st.sampled_from("xyz"), max_size=4), min_size=1, max_size=40)
@@ -118,7 +118,7 @@ def test_on_real_pages_figures_are_those_of_a_plain_count(small_pages: Path, tmp
     selected = finish(out, selection.run(SelectConfig(top_tokens=(10**9,), min_score=0.6), SelectInputs(small_pages, scores), out))
     out = folder(tmp_path, "domains")
     judged = finish(out, domains.run(DomainsConfig(), DomainsInputs(small_pages, scores, selected), out))
-    found = questions(small_pages, scores, selected, judged, ASKED)
+    found = questions(small_pages, scores, selected, judged, ASKED, 4)
     pages = [row for table in tables.values() for row in table.to_pylist()]
     collected = {row for table in artifact.read_columns(selected, ["id"]) for row in table["id"].to_pylist()}
     assert len(found) > len([q for q in found if not q.parent]) > 5, f"{SHARED} has several hosts with folders"

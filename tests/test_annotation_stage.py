@@ -323,7 +323,7 @@ def test_decisions_of_people_make_the_next_rounds_seeds(quick: None, small_pages
 def annotate_questions(inputs: AnnotateInputs) -> list[Any]:
     from mathpipe.corpus.annotation.questions import questions
 
-    return questions(inputs.pages, inputs.scores, inputs.selected, inputs.domains, AnnotateConfig(source="human"))
+    return questions(inputs.pages, inputs.scores, inputs.selected, inputs.domains, AnnotateConfig(source="human"), annotate.NUM_SAMPLES)
 
 
 @pytest.fixture

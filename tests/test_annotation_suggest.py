@@ -18,6 +18,7 @@ from mathpipe.corpus.annotation import suggest
 from mathpipe.corpus.annotation.records import Sample
 from mathpipe.corpus.annotation.store import Question, Store
 from mathpipe.corpus.round_config import AnnotateConfig
+from mathpipe.pipeline.config import Runtime, to_table
 
 GOOD = {"verdict": "math", "reason": "worked exercises"}
 
@@ -167,7 +168,13 @@ def test_the_most_valuable_open_questions_get_suggestions_that_decide_nothing(
 
 
 def test_an_endpoint_needs_a_model() -> None:
-    with pytest.raises(ValueError, match="needs suggest_model"):
-        AnnotateConfig(suggest_url="https://models.example/v1")
+    with pytest.raises(ValueError, match=r"needs runtime\.suggest_model"):
+        Runtime(suggest_url="https://models.example/v1")
     with pytest.raises(ValueError, match=r"http\(s\)"):
-        AnnotateConfig(suggest_url="models.example", suggest_model="m")
+        Runtime(suggest_url="models.example", suggest_model="m")
+
+
+def test_who_suggests_changes_no_hash() -> None:
+    asked = Runtime(suggest_url="https://models.example/v1", suggest_model="m")
+    assert to_table(AnnotateConfig(runtime=asked)) == to_table(AnnotateConfig())
+    assert not any("suggest" in name or "samples" in name for name in to_table(AnnotateConfig()))

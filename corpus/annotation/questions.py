@@ -63,13 +63,13 @@ class Count:
         return tuple(page for _, page in collected[:num_collected] + uncollected[: num - num_collected])
 
 
-def questions(pages: Path, scores: Path, selected: Path, domains: Path, config: AnnotateConfig) -> list[Question]:
-    """The questions on the hosts of math-related domains, parents before children."""
+def questions(pages: Path, scores: Path, selected: Path, domains: Path, config: AnnotateConfig, num_samples: int) -> list[Question]:
+    """The questions on the hosts of math-related domains, parents before children; of each so many pages, half of them collected."""
     hosts = pq.read_table(domains / "math_hosts.parquet")["host"].combine_chunks()
-    counts = count_folders(pages, scores, selected, hosts, config.num_samples)
-    add_up(counts, config.num_samples)
+    counts = count_folders(pages, scores, selected, hosts, num_samples)
+    add_up(counts, num_samples)
     shown = set(chosen_prefixes(counts, config.min_pages))
-    return [_question(prefix, counts[prefix], shown, config) for prefix in sorted(shown)]
+    return [_question(prefix, counts[prefix], shown, config, num_samples) for prefix in sorted(shown)]
 
 
 def count_folders(pages: Path, scores: Path, selected: Path, hosts: pa.Array, num_samples: int) -> dict[str, Count]:
@@ -132,7 +132,7 @@ def chosen_prefixes(counts: dict[str, Count], min_pages: int) -> Iterator[str]:
             yield prefix
 
 
-def _question(prefix: str, count: Count, shown: set[str], config: AnnotateConfig) -> Question:
+def _question(prefix: str, count: Count, shown: set[str], config: AnnotateConfig, num_samples: int) -> Question:
     parent = parent_of(prefix)
     while parent and parent not in shown:
         parent = parent_of(parent)
@@ -140,5 +140,5 @@ def _question(prefix: str, count: Count, shown: set[str], config: AnnotateConfig
     suggestion = "math" if frac >= config.accept_frac else "not_math" if frac <= config.reject_frac else ""
     return Question(
         prefix, parent, count.num_pages, count.num_collected, count.score_sum / MICRO / count.num_pages, count.num_tokens,
-        count.mixed_samples(config.num_samples), suggestion,
+        count.mixed_samples(num_samples), suggestion,
     )  # fmt: skip

@@ -110,8 +110,8 @@ def serve(store: Store, config: AnnotateConfig, host: str, port: int, who: str, 
         if needs_login and not url.startswith("https://"):
             print("log in with your token; on a network, put a proxy with TLS (--url) or an SSH tunnel before this page", flush=True)
         threads = [threading.Thread(target=watch, args=(store, url, stop), daemon=True)]
-        if config.suggest_url:
-            endpoint = suggest.Endpoint(config.suggest_url, config.suggest_model, os.environ.get("OPENAI_API_KEY", ""))
+        if config.runtime.suggest_url:
+            endpoint = suggest.Endpoint(config.runtime.suggest_url, config.runtime.suggest_model, os.environ.get("OPENAI_API_KEY", ""))
             threads.append(threading.Thread(target=suggest.keep_suggesting, args=(store, endpoint, stop), daemon=True))
         for thread in threads:
             thread.start()
