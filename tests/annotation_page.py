@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,8 @@ def make_store(folder: Path, prefixes: Sequence[str] = HOSTS, pages: Sequence[tu
     return store
 
 
-def make_client(store: Store, who: str = "ann", *, needs_login: bool = False) -> Client:
-    return Client(make_app(store, needs_login=needs_login, who=who, hosts=["testserver"]))
+def make_client(store: Store, who: str = "ann", *, needs_login: bool | Callable[[], bool] = False, public_url: str = "") -> Client:
+    return Client(make_app(store, needs_login=needs_login, who=who, hosts=["testserver"], public_url=public_url))
 
 
 class Client(TestClient):

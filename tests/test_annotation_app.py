@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from annotation_page import CHILD, HOSTS, Client, make_client, make_store, number_of
 
-from mathpipe.corpus.annotation import formats, render, security, views
+from mathpipe.corpus.annotation import app, formats, render, security, views
 from mathpipe.corpus.annotation.store import Store
 
 
@@ -33,7 +33,7 @@ def test_a_queue_that_does_not_exist_yet_is_waited_for(tmp_path: Path) -> None:
 def test_domains_come_by_expected_gain_with_their_figures(client: Client) -> None:
     page = client.get("/")
     shown = [
-        re.sub("​", "", prefix) for prefix in re.findall(r'<th scope="row"><a href="/p/\d+"><bdi class="prefix">(.*?)</bdi>', page.text)
+        prefix.replace("<wbr>", "") for prefix in re.findall(r'<th scope="row"><a href="/p/\d+"><bdi class="prefix">(.*?)</bdi>', page.text)
     ]
     assert shown == HOSTS  # ada: 50 uncollected × 50 % = 25, then 50 × 49/99 …
     row = page.text[page.text.index("bohr") :]
@@ -117,7 +117,7 @@ def test_slow_texts_keep_nobody_waiting(client: Client, monkeypatch: pytest.Monk
 
 def test_decide_goes_on_with_the_next_and_undo_goes_back(client: Client, store: Store) -> None:
     first = client.get("/q/1/next")
-    assert HOSTS[0] in first.text.replace("​", "")
+    assert HOSTS[0] in first.text.replace("<wbr>", "")
     following = client.decide(number_of(store, HOSTS[0]), "math", "lecture notes")
     assert following.status_code == 200 and str(following.url).endswith(f"/p/{number_of(store, HOSTS[1])}")
     [decision], _ = store.log(1)
@@ -292,6 +292,23 @@ def test_login(store: Store) -> None:
     client.submit("/login", "/login", token=store.invite("bo"))
     client.post("/logout", data={"csrf": client.cookies[security.CSRF]})
     assert client.get("/q/1").url.path == "/login"
+
+
+def test_login_is_asked_for_once_somebody_was_invited(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "LOGIN_S", 0.0)
+    client = make_client(store, needs_login=lambda: bool(store.annotators()))
+    assert client.get("/q/1").url.path == "/q/1"
+    token = store.invite("bo")
+    assert client.get("/q/1").url.path == "/login"
+    assert client.submit("/login?next=/q/1/log", "/login", token=token).url.path == "/q/1/log"
+
+
+def test_whether_to_log_in_is_not_asked_at_every_request(store: Store) -> None:
+    asked = []
+    client = make_client(store, needs_login=lambda: asked.append(True) or False)
+    for _ in range(5):
+        client.get("/q/1")
+    assert asked == [True]
 
 
 def test_login_leads_to_this_server_only() -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from annotation_page import HOSTS, Client, make_client, make_store, number_of, write_pages
@@ -149,6 +150,58 @@ def test_large_bodies_are_refused(client: Client, store: Store) -> None:
     assert client.post("/who", data=fields | {"who": "x" * (security.MAX_FORM_BYTES + 1)}).status_code == 413
     assert client.post("/q/1/import", headers={"Content-Length": str(security.MAX_IMPORT_BYTES + 1)}, content=b"").status_code == 413
     assert client.post("/who", content=iter([b"who=x"])).status_code == 411
+
+
+def test_a_proxy_with_tls_may_stand_before_the_page(store: Store) -> None:
+    client = make_client(store, public_url="https://annotate.example:8443/")
+    answer = client.get("/login")
+    assert "; Secure" in answer.headers["set-cookie"]
+    fields = form(make_client(store), store) | {"csrf": "x"}
+    address, cookie = f"/p/{number_of(store, HOSTS[0])}", {"Cookie": f"{security.CSRF}=x"}
+    for origin in ("https://annotate.example", "http://annotate.example:8443", "https://annotate.example:x", "", "null"):
+        assert client.post(address, data=fields, headers=cookie | {"Origin": origin}).status_code == 403, origin
+    ours = {"Origin": "https://annotate.example:8443", "Sec-Fetch-Site": "same-origin"}
+    assert client.post(address, data=fields, headers=cookie | ours, follow_redirects=False).status_code == 303
+    assert client.get("/q/1", headers={"Host": "annotate.example:8443"}).status_code == 200 and store.log(1)[1] == 1
+    assert "Secure" not in make_client(store).get("/login").headers["set-cookie"]
+
+
+@pytest.mark.parametrize(
+    ("host", "local", "status"),
+    [("10.0.0.7:8765", "10.0.0.7", 200), ("[fe80:0::1]:80", "fe80::1", 200), ("10.0.0.7", "::ffff:10.0.0.7", 200),
+     ("10.0.0.8", "10.0.0.7", 400), ("evil.example", "evil.example", 400), ("10.0.0.7", "", 400)],
+)  # fmt: skip
+def test_the_address_that_was_connected_to_is_this_servers(client: Client, host: str, local: str, status: int) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await client.app(scope | {"server": (local, 8765)} if local else scope, receive, send)
+
+    assert Client(app).get("/q/1", headers={"Host": host}).status_code == status
+
+
+@pytest.mark.parametrize("address", ["/q/1/import", "/p/10000000", "/logout", "/who", "/q/1/finish"])
+def test_the_body_of_a_stranger_is_not_read(store: Store, address: str) -> None:
+    was_read, client = [], make_client(store, needs_login=True)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def watched() -> Any:
+            was_read.append(True)
+            return await receive()
+
+        await client.app(scope, watched, send)
+
+    answer = Client(app).post(address, content=b"x" * 100, follow_redirects=False)
+    assert answer.status_code == 303 and answer.headers["location"] == "/login" and not was_read
+
+
+@pytest.mark.parametrize("size", [str(security.MAX_FORM_BYTES + 1), "9" * 30, "9" * 5000])
+def test_the_length_that_is_claimed_decides(client: Client, size: str) -> None:
+    assert client.post("/q/1/undo", headers={"Content-Length": size}, content=b"").status_code == 413
+
+
+@pytest.mark.parametrize("number", ["9" * 18, "9" * 19, "9" * 5000, "18446744073709551617"])
+def test_numbers_in_addresses_may_be_of_any_size(client: Client, number: str) -> None:
+    for address in ("/q/{}", "/q/{}/bar", "/q/{}/decisions.jsonl", "/p/{}", "/text/{}?queue=1"):
+        assert client.get(address.format(number)).status_code == 404, address
 
 
 @pytest.mark.parametrize("name", [security.CSRF, security.WHO])

@@ -7,6 +7,7 @@ carry `rel="noreferrer noopener"`.
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import secrets
 from collections.abc import Collection
 from urllib.parse import urlsplit
@@ -38,13 +39,16 @@ CSRF, TOKEN, WHO = "mathpipe_csrf", "mathpipe_token", "mathpipe_who"
 class Guard:
     """ASGI middleware: refuses foreign hosts and origins and large bodies, puts the headers on every response."""
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
-        self.app, self.hosts = app, {host.lower().strip("[]") for host in hosts}
+    def __init__(self, app: ASGIApp, hosts: Collection[str], public_url: str) -> None:
+        self.app, self.public_origin = app, origin_of(public_url)
+        self.hosts = {host.lower().strip("[]") for host in hosts} | ({str(self.public_origin[1])} if self.public_origin else set())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if self.public_origin and self.public_origin[0] == "https":
+            scope = {**scope, "scheme": "https"}  # what the proxy passes on came to it by TLS: cookies are Secure
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -61,24 +65,51 @@ class Guard:
         """The answer to a request that goes no further."""
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if host_name(host) not in self.hosts:
+        if host_name(host) not in self.hosts and not is_own_address(host_name(host), scope):
             return PlainTextResponse(f"this server is not {host_name(host)!r}; open it under the address that it printed", 400)
         if scope["method"] in ("GET", "HEAD"):
             return None
         origin, site = headers.get("origin"), headers.get("sec-fetch-site")
-        if (origin is not None and urlsplit(origin).netloc.lower() != host.lower()) or site not in (None, "same-origin", "none"):
+        if (origin is not None and not self.is_ours(origin, host)) or site not in (None, "same-origin", "none"):
             return PlainTextResponse("refused: this form was not sent from this page", 403)
         size = headers.get("content-length", "")
         limit = MAX_IMPORT_BYTES if scope["path"].endswith("/import") else MAX_FORM_BYTES
         if not size.isdecimal():
             return PlainTextResponse("refused: a form needs its length", 411)
-        return PlainTextResponse(f"refused: more than {limit:,} bytes", 413) if int(size) > limit else None
+        return PlainTextResponse(f"refused: more than {limit:,} bytes", 413) if len(size) > 18 or int(size) > limit else None
+
+    def is_ours(self, origin: str, host: str) -> bool:
+        """Whether a form was sent from this server's page: under the name that was called, or that of the proxy before it."""
+        try:
+            is_public = self.public_origin is not None and origin_of(origin) == self.public_origin
+            return is_public or urlsplit(origin).netloc.lower() == host.lower()
+        except ValueError:
+            return False
 
 
 def add_headers(headers: MutableHeaders) -> None:
     """Those that every response has, where it has none of its own."""
     for name, value in HEADERS.items():
         headers.setdefault(name, value)
+
+
+def origin_of(url: str) -> tuple[str, str | None, int | None] | None:
+    """Scheme, host and port of an address; None for an empty one.
+
+    >>> origin_of("https://A.org/x") == origin_of("https://a.org:443"), origin_of("http://a.org") == origin_of("https://a.org")
+    (True, False)
+    """
+    parts = urlsplit(url)
+    return (parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)) if url else None
+
+
+def is_own_address(name: str, scope: Scope) -> bool:
+    """Whether a name is the IP address at which the connection arrived: no other site's name can be that."""
+    try:
+        asked, own = ipaddress.ip_address(name), ipaddress.ip_address((scope.get("server") or ("",))[0])
+    except ValueError:
+        return False
+    return asked in (own, getattr(own, "ipv4_mapped", None))
 
 
 def host_name(host: str) -> str:

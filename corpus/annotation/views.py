@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from mathpipe.corpus.annotation import formats, security
@@ -39,9 +40,9 @@ def home(visit: Visit) -> Response:
     return to(f"/q/{next((queue for queue in queues if not queue.is_finished), queues[0]).id}")
 
 
-def to_login(visit: Visit) -> Response:
+def to_login(request: Request) -> Response:
     """Ask who it is."""
-    return to(f"/login?next={quote(visit.request.url.path)}" if visit.request.method == "GET" else "/login")
+    return to(f"/login?next={quote(request.url.path)}" if request.method == "GET" else "/login")
 
 
 def login(visit: Visit) -> Response:
@@ -52,7 +53,7 @@ def login(visit: Visit) -> Response:
 def log_in(visit: Visit) -> Response:
     """Keep the token in a cookie, if it is somebody's."""
     token, target = str(visit.form.get("token", "")).strip(), local(str(visit.form.get("next", "/")))
-    if not visit.site.needs_login or visit.store.annotator_of(token) is None:
+    if not visit.site.needs_login() or visit.store.annotator_of(token) is None:
         return visit.page("login.html", 403, next=target, is_wrong=True)
     response = to(target)
     security.set_cookie(response, visit.request, security.TOKEN, token)
@@ -78,7 +79,7 @@ def log_out(visit: Visit) -> Response:
 def rename(visit: Visit) -> Response:
     """Another name, where nobody has to log in."""
     name = str(visit.form.get("who", "")).strip()
-    if visit.site.needs_login:
+    if visit.site.needs_login():
         raise HTTPException(403, "on this server the token says who you are")
     if not NAME.fullmatch(name):
         raise HTTPException(400, "a name has 1 to 40 letters, digits, spaces or . @ + ' -")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlencode
@@ -34,12 +35,12 @@ class Site:
     store: Store
     texts: Texts
     templates: Environment
-    needs_login: bool
+    needs_login: Callable[[], bool]
     who: str
 
     def annotator(self, request: Request) -> str:
         """Who sends a request, or ""."""
-        if self.needs_login:
+        if self.needs_login():
             token = request.cookies.get(security.TOKEN, "")
             return (self.store.annotator_of(token) or "") if token else ""
         name = unquote(request.cookies.get(security.WHO, ""))
@@ -65,7 +66,8 @@ class Visit:
         is_part = self.request.headers.get("hx-request") == "true" and "hx-history-restore-request" not in self.request.headers
         values |= {
             "layout": "part.html" if is_part else "base.html", "queue": queue, "who": self.who, "csrf": self.csrf, "view": template,
-            "status": status, "needs_login": self.site.needs_login, "notice": NOTICES.get(self.request.query_params.get("notice", ""), ""),
+            "status": status, "needs_login": bool(self.who) and self.site.needs_login(),
+            "notice": NOTICES.get(self.request.query_params.get("notice", ""), ""),
         }  # fmt: skip
         if queue:
             queues = self.store.queues()
