@@ -12,6 +12,7 @@ import pytest
 from annotation_page import CHILD, HOSTS, Client, make_client, make_store, number_of
 
 from mathpipe.corpus.annotation import app, formats, render, security, views
+from mathpipe.corpus.annotation.records import Question
 from mathpipe.corpus.annotation.store import Store
 
 
@@ -195,7 +196,9 @@ def test_export_and_import_are_the_same_format(client: Client, store: Store, tmp
     second.get("/q/1/data")
     answer = second.post("/q/1/import", data={"csrf": second.cookies[security.CSRF]}, files={"file": ("d.jsonl", body.content)})
     assert "2 new decisions imported" in answer.text
-    assert [line | {"at": 0} for line in other.final(1)] == [line | {"at": 0} for line in lines]
+    assert [(line["prefix"], line["decision"], line["who"]) for line in other.final(1)] == [
+        (line["prefix"], line["decision"], "ann") for line in lines
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -220,11 +223,134 @@ def test_finish_asks_first_and_ends_the_queue(client: Client, store: Store) -> N
     assert not store.queues()[0].is_finished
 
 
-def test_a_finished_queue_leads_to_the_next_round(client: Client, store: Store, tmp_path: Path) -> None:
+def add_round(store: Store, number: int, profile: str = "tiny") -> int:
+    questions = [Question(HOSTS[0], "", 100, 50, 0.5, 1000, ())]
+    return store.add_queue(f"{profile}/round{number}.annotate", number, Path("pages"), questions, annotate=f"round{number}.annotate")
+
+
+def test_people_are_led_to_the_queue_for_which_a_run_waits(client: Client, store: Store) -> None:
     store.finish(1, "ann", "")
-    store.add_queue("tiny/round2.annotate", 2, tmp_path / "pages", [], annotate="round2.annotate")
-    assert "Round 2 waits for decisions" in client.get("/q/1").text
-    assert str(client.get("/").url).endswith("/q/2")
+    add_round(store, 2)
+    assert "Still open: round 2. Go there" in client.get("/q/1").text and client.get("/").url.path == "/q/2"
+    assert "no run waits for this queue" in client.get("/q/2").text
+    store.reopen(1)
+    add_round(store, 3)
+    store.stamp(2)
+    assert client.get("/").url.path == "/q/2"
+    for other in ("/q/1", "/q/3"):
+        page = client.get(other).text
+        assert "A run waits for decisions in round 2. Go there" in page and "decide anyway, then run it again" in page
+        assert 'href="/q/1"' in page and 'href="/q/3"' in page
+    waited = client.get("/q/2").text
+    assert "Go there" not in waited and "no run waits" not in waited
+
+
+def test_queues_of_several_profiles_are_told_apart(client: Client, store: Store) -> None:
+    add_round(store, 2)
+    assert "<summary>round 1</summary>" in client.get("/q/1").text
+    add_round(store, 1, "small")
+    page = client.get("/q/1").text
+    assert "<summary>tiny, round 1</summary>" in page and ">small, round 1<" in page and ">tiny, round 2<" in page
+
+
+def test_when_all_is_decided_the_run_goes_on_soon_or_now(client: Client, store: Store) -> None:
+    number = add_round(store, 2)
+    client.get("/")
+    assert "run it again, and it goes on" in client.decide(number_of(store, HOSTS[0]), "math").text.lower()
+    store.stamp(number)
+    client.submit(f"/q/{number}", f"/q/{number}/undo")
+    done = client.decide(number_of(store, HOSTS[0]), "math")
+    assert "The run goes on in a few seconds; <kbd>u</kbd> still undoes" in done.text and "Nothing is left" in done.text
+    ended = client.submit(f"/q/{number}?notice=done", f"/q/{number}/finish")
+    assert "is finished" in ended.text and store.queues()[0].finished_by == "ann"
+    assert "this queue is finished" in client.get(f"/q/{number}?notice=done").text
+
+
+def test_a_queue_with_something_to_settle_is_not_said_to_end(client: Client, store: Store) -> None:
+    store.stamp(1)
+    store.decide(number_of(store, CHILD), "bo", "flag")
+    for host in HOSTS[1:]:
+        store.decide(number_of(store, host), "bo", "math")
+    done = client.decide(number_of(store, HOSTS[0]), "math").text
+    assert '1 prefix is to settle</a>; until then the queue does not end by itself' in done and "Go on now" not in done
+    asked = client.get("/q/1/finish").text
+    assert "does not end by itself before that" in asked and "adds nothing to the seeds, not even below" in asked
+    assert "does not end by itself while something is to be settled" in client.get("/q/1/unsettled").text
+    settled = client.submit("/q/1/unsettled", "/p/.*?", verdict="math")
+    assert "The run goes on in a few seconds" in settled.text
+    assert "to settle</a>" not in client.get("/q/1/finish").text
+
+
+def test_a_spent_budget_is_said(tmp_path: Path) -> None:
+    store = make_store(tmp_path, max_decisions=2)
+    client = make_client(store)
+    store.stamp(1)
+    client.decide(number_of(store, HOSTS[0]), "math")
+    done = client.decide(number_of(store, HOSTS[1]), "math").text
+    assert "The budget is spent." in done and "<b>2</b> of 11 domains done" in done
+    late = client.decide(number_of(store, HOSTS[2]), "math")
+    assert late.status_code == 409 and "the budget of 2 decisions" in late.text and "nothing was recorded" in late.text
+
+
+@pytest.mark.parametrize(("who", "said"), [("bo", "was finished by bo"), ("", "was finished by itself: all hosts were decided")])
+def test_a_late_decision_is_told_who_or_what_finished(client: Client, store: Store, who: str, said: str) -> None:
+    client.get("/")
+    store.finish(1, who, "all hosts were decided")
+    form = {"csrf": client.cookies[security.CSRF], "version": "0", "verdict": "math"}
+    late = client.post(f"/p/{number_of(store, HOSTS[0])}", data=form)
+    assert late.status_code == 409 and said in late.text and "nothing was recorded" in late.text
+    assert "mathpipe rerun round1.annotate" in client.get("/q/1/finish").text and "reopen</a> it" in client.get("/q/1").text
+
+
+def test_two_windows_of_one_person_are_a_conflict(client: Client, store: Store) -> None:
+    question = number_of(store, HOSTS[0])
+    client.decide(question, "math")
+    stale = {"csrf": client.cookies[security.CSRF], "version": "0", "kind": "decide", "verdict": "not_math"}
+    answer = client.post(f"/p/{question}", data=stale).text
+    assert "You have decided on this meanwhile, in another window" in answer and "<b>ann</b> decided" in answer
+    assert "Record mine instead" in answer and "Yours replaces what you said before" in answer and "To settle”" not in answer
+
+
+def test_a_settlement_may_come_too_late(client: Client, store: Store) -> None:
+    question = number_of(store, HOSTS[0])
+    store.decide(question, "bo", "flag")
+    client.get("/")
+    form = {"csrf": client.cookies[security.CSRF], "version": "1", "kind": "settle", "verdict": "math"}
+    store.decide(question, "cy", "math")
+    still = client.post(f"/p/{question}", data=form)  # the flag stands: to be settled as before
+    assert still.status_code == 409 and "it replaces all that was said before" in still.text and 'name="kind" value="settle"' in still.text
+    store.decide(question, "bo", "not_math", kind="settle")
+    late = client.post(f"/p/{question}", data=form).text
+    assert "<b>bo</b> settled" in late and 'name="kind" value="decide"' in late and "If the two differ, both stand" in late
+    version = re.search(r'name="version" value="(\d+)"', late)
+    assert version
+    client.post(f"/p/{question}", data=form | {"kind": "decide", "version": version[1]})
+    assert store.row(question, "ann").state == "disagreement"
+
+
+def last(client: Client) -> str:
+    shown = re.search(r'<span>(Your last:|You undid:).*?(?:<bdi class="prefix">(.*?)</bdi>|(a whole import))', client.get("/q/1").text)
+    assert shown
+    return f"{shown[1]} {shown[2] or shown[3]}"
+
+
+def test_the_bar_names_what_was_done_last(client: Client, store: Store) -> None:
+    for host in HOSTS[:3]:
+        client.decide(number_of(store, host), "math")
+    assert last(client) == f"Your last: {HOSTS[2]}"
+    for host in (HOSTS[2], HOSTS[1]):
+        client.submit("/q/1", "/q/1/undo")
+        assert last(client) == f"You undid: {host}"
+    client.decide(number_of(store, HOSTS[4]), "math")
+    client.submit("/q/1", "/q/1/undo")
+    assert last(client) == f"You undid: {HOSTS[4]}"
+    client.submit("/q/1", "/q/1/undo")
+    assert last(client) == f"You undid: {HOSTS[0]}"
+    file = "".join(json.dumps({"prefix": host, "decision": "math"}) + "\n" for host in HOSTS)
+    client.post("/q/1/import", data={"csrf": client.cookies[security.CSRF]}, files={"file": ("d.jsonl", file)})
+    assert last(client) == "Your last: a whole import" and len(store.final(1)) == 11
+    client.submit("/q/1", "/q/1/undo")
+    assert last(client) == "You undid: a whole import" and not store.final(1)
 
 
 @pytest.mark.parametrize(

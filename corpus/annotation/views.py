@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from mathpipe.corpus.annotation import formats, security
+from mathpipe.corpus.annotation.records import UNSETTLED
 from mathpipe.corpus.annotation.store import Conflict, Decision, Finished, Row
 from mathpipe.corpus.annotation.visit import NAME, Visit, find_queue, whole
 
@@ -33,11 +34,9 @@ def to(address: str) -> Response:
 
 
 def home(visit: Visit) -> Response:
-    """The newest queue that takes decisions, else the newest, else wait for one."""
-    queues = visit.store.queues()
-    if not queues:
-        return visit.page("waiting.html")
-    return to(f"/q/{next((queue for queue in queues if not queue.is_finished), queues[0]).id}")
+    """The queue that waits, else the newest, else wait for one."""
+    found = visit.store.waiting() or next(iter(visit.store.queues()), None)
+    return to(f"/q/{found.id}") if found else visit.page("waiting.html")
 
 
 def to_login(request: Request) -> Response:
@@ -135,7 +134,7 @@ def show_question(visit: Visit, row: Row) -> Response:
     return visit.page(
         "question.html", queue=asked, row=row, path=visit.store.path(row.id, visit.who) if row.parent_id else [], children=children,
         pages=visit.pages(offset, LIMIT, total), samples=row.samples, shown=number, url=url, suggestions=visit.store.suggestions(row.id),
-        decisions=visit.store.decisions_on(row.id, visit.who)[::-1], is_settling=row.state in ("flag", "disagreement"), link=visit.link,
+        decisions=visit.store.decisions_on(row.id, visit.who)[::-1], is_settling=row.state in UNSETTLED, link=visit.link,
     )  # fmt: skip
 
 
@@ -160,20 +159,20 @@ def decide(visit: Visit) -> Response:
         raise
     except ValueError as error:
         raise HTTPException(400, str(error)) from None
-    if form.get("then") == "unsettled":
+    progress = visit.store.progress(row.queue)
+    if form.get("then") == "unsettled" and progress.left + progress.num_flagged + progress.num_disagreements:
         return to(f"/q/{row.queue}/unsettled")
     return to_next(visit, row.queue, row.id)
 
 
 def conflict(visit: Visit, found: Conflict) -> Response:
-    """Somebody else was faster: what they said, and the choice to keep it or to record one's own."""
+    """Somebody was faster, in another window oneself perhaps: what was said, and the choice to keep it or to record one's own."""
     row = visit.row()
-    verdict, kind = str(visit.form.get("verdict", "")), str(visit.form.get("kind", "decide"))
-    note = str(visit.form.get("note", "")).strip()[:MAX_NOTE]
-    others = [decision for decision in found.decisions if decision.who != visit.who]
+    verdict, note = str(visit.form.get("verdict", "")), str(visit.form.get("note", "")).strip()[:MAX_NOTE]
+    kind = "settle" if visit.form.get("kind") == "settle" and row.state in UNSETTLED else "decide"
     return visit.page(
-        "conflict.html", 409, queue=find_queue(visit.store, row.queue), row=row, others=others, version=found.version, verdict=verdict,
-        kind=kind, note=note,
+        "conflict.html", 409, queue=find_queue(visit.store, row.queue), row=row, decisions=found.decisions, version=found.version,
+        verdict=verdict, kind=kind, note=note, is_own=all(each.who == visit.who for each in found.decisions),
     )  # fmt: skip
 
 

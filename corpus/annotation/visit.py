@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 from urllib.parse import unquote, urlencode
 
@@ -16,16 +17,18 @@ from starlette.responses import HTMLResponse, Response
 
 from mathpipe.corpus.annotation import security
 from mathpipe.corpus.annotation.render import Texts
-from mathpipe.corpus.annotation.store import Queue, Row, Store
+from mathpipe.corpus.annotation.store import Decision, Queue, Row, Store
 
 NAME = re.compile(r"[^\W_](?:[\w .@+'-]{0,38}[\w.])?")
 NOTICES = {
     "undone": "Undone. This is the prefix as it was before.",
     "nothing": "You have no decision left to undo in this queue.",
-    "none-left": "No question is open for you: what is left was given to others a moment ago, or waits for a second opinion.",
-    "done": "Nothing is left to decide. The run goes on by itself; the next round's questions will appear here.",
+    "none-left": "No question is open for you: what is left was given to others a moment ago, or waits for others or a settlement.",
+    "done": "Nothing is left to decide.",
     "reopened": "The queue takes decisions again.",
 }
+MAX_UNDONE = 200
+"""Decisions among which the one is looked for that was undone last."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +70,13 @@ class Visit:
         values |= {
             "layout": "part.html" if is_part else "base.html", "queue": queue, "who": self.who, "csrf": self.csrf, "view": template,
             "status": status, "needs_login": bool(self.who) and self.site.needs_login(),
-            "notice": NOTICES.get(self.request.query_params.get("notice", ""), ""),
+            "notice": self.request.query_params.get("notice", ""), "NOTICES": NOTICES,
         }  # fmt: skip
         if queue:
             queues = self.store.queues()
-            mine, _ = self.store.log(queue.id, who=self.who, viewer=self.who, limit=1)
             values |= {
-                "progress": self.store.progress(queue.id), "queues": queues, "last": mine[0] if mine else None,
-                "newer": queues[0] if queue.is_finished and not queues[0].is_finished else None,
+                "progress": self.store.progress(queue.id), "queues": queues, "labels": labels(queues), "last": self.latest(queue),
+                "elsewhere": elsewhere(queue, queues), "hosts_left": self.store.rows(queue.id, self.who, state="left", limit=0)[1],
             }  # fmt: skip
         text = self.site.templates.get_template(template).render(values)
         return HTMLResponse(text.encode("utf-8", "replace"), status)
@@ -82,6 +84,14 @@ class Visit:
     def queue(self) -> Queue:
         """The queue that the address names."""
         return find_queue(self.store, int(self.request.path_params["queue"]))
+
+    def latest(self, queue: Queue) -> Decision | None:
+        """The decision that this annotator made, or took back, last."""
+        found, _ = self.store.log(queue.id, who=self.who, viewer=self.who, limit=1)
+        if found and found[0].undone_at is not None:  # whatever is newer than the one that was undone last is undone as well
+            found, _ = self.store.log(queue.id, who=self.who, viewer=self.who, limit=MAX_UNDONE)
+            return max(takewhile(lambda each: each.undone_at is not None, found), key=lambda each: each.undone_at or 0)
+        return found[0] if found else None
 
     def row(self) -> Row:
         """The question that the address names."""
@@ -120,6 +130,22 @@ def whole(name: str, value: str) -> int:
     if not re.fullmatch(r"[0-9]{1,18}", value):
         raise HTTPException(400, f"{name}: expected a whole number, found {value[:40]!r}")
     return int(value)
+
+
+def elsewhere(queue: Queue, queues: list[Queue]) -> Queue | None:
+    """The queue to go to instead: one for which a run waits, if none waits for this; where this is finished, any that is not."""
+    unfinished = [each for each in queues if not each.is_finished]
+    waited = [each for each in unfinished if each.is_waited_for]
+    if any(each.id == queue.id for each in waited):
+        return None
+    return next(iter(waited or (unfinished if queue.is_finished else [])), None)
+
+
+def labels(queues: list[Queue]) -> dict[int, str]:
+    """What each queue is called: with its profile, where there are several."""
+    profiles = {each.id: each.name.rpartition("/")[0] for each in queues}
+    several = len(set(profiles.values())) > 1
+    return {each.id: f"{profiles[each.id]}, round {each.round}" if several else f"round {each.round}" for each in queues}
 
 
 def find_queue(store: Store, number: int) -> Queue:

@@ -3,9 +3,12 @@
 "use strict";
 (() => {
   const MOVES = {j: 1, k: -1, ArrowDown: 1, ArrowUp: -1};
+  const FIELDS = "input:not([type=file]), textarea, select";
   let prefix = "", timer = 0;
 
-  const find = key => [...document.querySelectorAll("[data-key]")].find(each => each.dataset.key === key);
+  // a key inside a row counts only while the row has the focus
+  const find = (key, row) => [...document.querySelectorAll("[data-key]")]
+    .find(each => each.dataset.key === key && (!each.closest("[data-row]") || each.closest("[data-row]") === row));
   const rows = () => [...document.querySelectorAll("[data-row]")];
   const showHelp = show => { const help = document.getElementById("keys"); if (help) help.open = show ?? !help.open; };
 
@@ -18,18 +21,19 @@
 
   function press(key) {
     const row = rows().find(each => each.contains(document.activeElement));
-    const found = key === "l" && row ? row.querySelector("a") : find(key);
+    const found = key === "l" && row ? row.querySelector("a") : find(key, row);
     if (!found) return false;
-    if (found.matches("input, textarea, select")) { found.focus(); found.select?.(); } else found.click();
+    found.closest("details.who")?.setAttribute("open", "");
+    if (found.matches(FIELDS)) { found.focus(); found.select?.(); } else found.click();
     return true;
   }
 
   document.addEventListener("keydown", event => {
     const key = event.key, target = event.target;
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
-    if (target.matches("input, textarea, select")) {
+    if (target.matches(FIELDS)) {
       const leaves = key === "Escape" || (key === "Enter" && target.matches("textarea") && !event.shiftKey);
-      if (leaves) { event.preventDefault(); target.blur(); }
+      if (leaves) { event.preventDefault(); target.blur(); target.closest("[data-row]")?.querySelector("a").focus(); }
       return;
     }
     if (key === "Escape") { showHelp(false); return; }
