@@ -81,11 +81,11 @@ def question(prefix: str, parent: str = "", num_pages: int = 10, num_collected: 
 
 
 def tree(host: str) -> list[Question]:
-    """Two hosts: one of four prefixes below each other and apart, one alone."""
+    """Two hosts: one of four prefixes below each other and apart, whose pages x/ and y/ cover, but p/ not those of x/; one alone."""
     a, b = f"a.{host}/", f"b.{host}/"
     return [
         question(a, "", 40, 20, 1000, suggestion="math"), question(f"{a}x/", a, 20, 5, 400), question(f"{a}x/p/", f"{a}x/", 6, 3, 50),
-        question(f"{a}y/", a, 10, 10, 0), question(b, "", 8, 2, 70),
+        question(f"{a}y/", a, 20, 15, 0), question(b, "", 8, 2, 70),
     ]  # fmt: skip
 
 
@@ -147,16 +147,43 @@ def test_children_inherit_the_nearest_decided_ancestor_and_exceptions_count(addr
     assert one.suggestions(ids["b.example/"]) == [] and one.row(ids["b.example/"], "ann").state == "open"
 
 
-def test_a_host_is_done_when_all_below_it_is(address: str) -> None:
+def test_a_host_is_done_when_all_below_it_is_and_covers_it(address: str) -> None:
     one = Store(address)
     queue, ids = add(one, tree("example"))
     one.decide(ids["a.example/x/p/"], "ann", "math")
-    assert one.row(ids["a.example/x/"], "ann").is_done, "its only child is"
+    assert not one.row(ids["a.example/x/"], "ann").is_done, "14 of its 20 pages lie beside p/"
+    one.decide(ids["a.example/x/"], "ann", "not_math")
     assert one.progress(queue).left == 2
     one.decide(ids["a.example/y/"], "ann", "skip")
     assert one.row(ids["a.example/"], "ann").is_done and one.progress(queue).left == 1
     one.undo(queue, "ann")
     assert not one.row(ids["a.example/"], "ann").is_done and one.progress(queue).left == 2
+
+
+def test_what_is_not_settled_adds_nothing_to_the_seeds(address: str) -> None:
+    one = Store(address)
+    queue, ids = add(one, tree("example"))
+    one.decide(ids["a.example/"], "ann", "math")
+    one.decide(ids["a.example/x/"], "ann", "flag", "a forum?")
+    one.decide(ids["a.example/x/p/"], "bob", "flag")
+    for who, verdict in (("ann", "math"), ("bob", "not_math")):
+        one.decide(ids["a.example/y/"], who, verdict)
+    one.decide(ids["b.example/"], "bob", "flag")
+    assert [(line["prefix"], line["decision"], line["reason"], line["who"]) for line in one.final(queue)] == [
+        ("a.example/", "math", "", "ann"), ("a.example/x/", "not_math", "not settled: flag", "ann"),
+        ("a.example/y/", "not_math", "not settled: disagreement", "ann, bob"),
+    ], "below x/ nothing is math, nor on b.example/"  # fmt: skip
+    one.decide(ids["a.example/x/"], "eve", "math", kind="settle")
+    assert [line["prefix"] for line in one.final(queue) if line["decision"] == "not_math"] == ["a.example/x/p/", "a.example/y/"]
+
+
+def test_a_verdict_below_a_host_that_needs_two_people_counts_at_once(address: str) -> None:
+    one = Store(address)
+    queue, ids = add(one, tree("example"), overlap_frac=1.0)
+    assert one.decide(ids["a.example/x/"], "ann", "not_math").is_done and one.row(ids["a.example/x/"], "bob").num_wanted == 1
+    for who in ("ann", "bob"):
+        one.decide(ids["a.example/"], who, "math")
+    assert [(line["prefix"], line["decision"]) for line in one.final(queue)] == [("a.example/", "math"), ("a.example/x/", "not_math")]
 
 
 # decisions against a naive model
@@ -169,6 +196,10 @@ class Model:
         self.questions, self.wanted = questions, wanted
         self.events: list[dict[str, Any]] = []
         self.actors: dict[str, list[str]] = {asked.prefix: [] for asked in questions}
+
+    def is_blind(self, prefix: str) -> bool:
+        opinions, is_settled = self.said(prefix)
+        return self.wanted[prefix] > 1 and not is_settled and sum(said != "flag" for said in opinions.values()) < self.wanted[prefix]
 
     def said(self, prefix: str) -> tuple[dict[str, str], bool]:
         opinions: dict[str, str] = {}
@@ -192,8 +223,10 @@ class Model:
         return (found - {"skip"} or found).pop()
 
     def is_done(self, prefix: str) -> bool:
-        below = [asked.prefix for asked in self.questions if asked.parent == prefix]
-        return self.state(prefix) in ("math", "not_math", "skip") or (bool(below) and all(map(self.is_done, below)))
+        below = [asked for asked in self.questions if asked.parent == prefix]
+        is_covered = sum(asked.num_pages for asked in below) == next(q.num_pages for q in self.questions if q.prefix == prefix)
+        is_closed = bool(below) and is_covered and all(self.is_done(asked.prefix) for asked in below)
+        return self.state(prefix) in ("math", "not_math", "skip") or is_closed
 
     def holds(self, prefix: str) -> tuple[str, str]:
         """(verdict, where from)."""
@@ -208,8 +241,18 @@ class Model:
         )  # fmt: skip
 
     def conflicts(self, prefix: str, who: str, version: int) -> bool:
-        is_blind = self.wanted[prefix] > 1 and self.state(prefix) == "open"
-        return not is_blind and any(actor != who for actor in self.actors[prefix][version:])
+        return any(actor == who or not self.is_blind(prefix) for actor in self.actors[prefix][version:])
+
+    def final(self) -> dict[str, tuple[str, str]]:
+        """Prefix → (decision, who)."""
+        found = {}
+        for asked in self.questions:
+            state, opinions = self.state(asked.prefix), self.said(asked.prefix)[0]
+            if state in ("math", "not_math"):
+                found[asked.prefix] = (state, ", ".join(who for who, said in opinions.items() if said == state))
+            elif state in ("flag", "disagreement") and self.holds(asked.prefix)[0] == "math":
+                found[asked.prefix] = ("not_math", ", ".join(opinions))
+        return found
 
     def decide(self, prefix: str, who: str, verdict: str, kind: str) -> None:
         self.events.append({"prefix": prefix, "who": who, "verdict": verdict, "kind": kind, "undone": False})
@@ -226,7 +269,8 @@ class Model:
 
 ACTIONS = st.one_of(
     st.tuples(st.just("decide"), st.sampled_from(PEOPLE), st.integers(0, 4), st.sampled_from(store.VERDICTS), st.integers(0, 2)),
-    st.tuples(st.just("settle"), st.sampled_from(PEOPLE), st.integers(0, 4), st.sampled_from(("math", "not_math", "skip")), st.just(0)),
+    st.tuples(st.just("settle"), st.sampled_from(PEOPLE), st.integers(0, 4), st.sampled_from(store.HANDLED), st.integers(0, 1)),
+    st.tuples(st.just("import"), st.sampled_from(PEOPLE), st.integers(0, 4), st.sampled_from(("math", "not_math")), st.just(0)),
     st.tuples(st.just("undo"), st.sampled_from(PEOPLE), st.just(0), st.just(""), st.just(0)),
 )
 
@@ -237,6 +281,7 @@ def test_any_sequence_of_decisions_gives_what_a_naive_model_gives(shared: Store,
     questions = tree(f"{next(NUMBERS)}.example")
     queue, ids = add(shared, questions, overlap_frac=0.5)
     wanted = {prefix: shared.row(number, "").num_wanted for prefix, number in ids.items()}
+    assert {wanted[asked.prefix] for asked in questions if asked.parent} == {1}, "only hosts are decided twice"
     model = Model(questions, wanted)
     first = [shared.row(number, "zoe") for number in ids.values()]
     for action, who, place, verdict, lag in actions:
@@ -244,19 +289,29 @@ def test_any_sequence_of_decisions_gives_what_a_naive_model_gives(shared: Store,
         if action == "undo":
             undone = shared.undo(queue, who)
             assert (undone.prefix if undone else None) == model.undo(who)
+        elif action == "import":
+            is_new = model.said(prefix)[0].get(who) != verdict
+            assert shared.import_decisions(queue, [{"prefix": prefix, "decision": verdict, "who": "zoe"}], who) == is_new
+            if is_new:
+                model.decide(prefix, who, verdict, action)
         else:
             seen = max(0, len(model.actors[prefix]) - lag)
             try:
                 shared.decide(ids[prefix], who, verdict, version=seen, kind=action)
             except Conflict as conflict:
                 assert model.conflicts(prefix, who, seen)
-                assert conflict.version == len(model.actors[prefix]) and all(decision.who != who for decision in conflict.decisions)
+                assert conflict.version == len(model.actors[prefix])
+                assert {decision.who for decision in conflict.decisions} <= ({who} if model.is_blind(prefix) else set(PEOPLE))
+            except ValueError as error:
+                assert "nothing to settle" in str(error) and action == "settle" and not model.conflicts(prefix, who, seen)
+                assert model.state(prefix) not in ("flag", "disagreement")
             else:
                 assert not model.conflicts(prefix, who, seen)
+                assert action == "decide" or model.state(prefix) in ("flag", "disagreement")
                 model.decide(prefix, who, verdict, action)
         progress = shared.progress(queue)
         assert progress.left == sum(not model.is_done(asked.prefix) for asked in questions if not asked.parent)
-        assert progress.num_decisions == sum(not event["undone"] for event in model.events)
+        assert progress.num_decisions == sum(not event["undone"] and event["kind"] != "import" for event in model.events)
         assert progress.tokens_added == model.tokens_added()
     compare(shared, queue, ids, model)
     while any(shared.undo(queue, who) for who in PEOPLE):
@@ -275,17 +330,15 @@ def compare(one: Store, queue: int, ids: dict[str, int], model: Model) -> None:
         assert (row.verdict, row.inherited_from) == (verdict, source if source != prefix else "")
         opinions, _ = model.said(prefix)
         for who in PEOPLE:
+            visible = {decision.who for decision in one.decisions_on(number, who) if decision.verdict != "flag"}
+            assert not model.is_blind(prefix) or visible <= {who}
             own = states[prefix] if states[prefix] != "open" else opinions.get(who, "open")
             assert one.row(number, who).state == own
     progress = one.progress(queue)
     assert progress.num_flagged == sum(state == "flag" for state in states.values())
     assert progress.num_disagreements == sum(state == "disagreement" for state in states.values())
     assert one.disagreements(queue)[1] == progress.num_flagged + progress.num_disagreements
-    final = {line["prefix"]: (line["decision"], line["who"]) for line in one.final(queue)}
-    assert final == {
-        prefix: (state, ", ".join(who for who, said in model.said(prefix)[0].items() if said == state))
-        for prefix, state in states.items() if state in ("math", "not_math")
-    }  # fmt: skip
+    assert {line["prefix"]: (line["decision"], line["who"]) for line in one.final(queue)} == model.final()
     for state in set(states.values()):
         assert one.rows(queue, "zoe", state=state)[1] == sum(found == state for found in states.values())
 
@@ -307,6 +360,26 @@ def test_what_cannot_be_decided_is_refused(address: str) -> None:
             refused()
     one.reopen(queue)
     assert one.decide(ids["b.example/"], "ann", "math").state == "math" and one.queues()[0].finished_by == ""
+    with pytest.raises(ValueError, match="b.example/: nothing to settle; it is math"):
+        one.decide(ids["b.example/"], "bob", "not_math", kind="settle")
+    one.finish(queue, "", "no host is left")
+    with pytest.raises(Finished, match="round 1 was finished by itself: no host is left; open it again to decide"):
+        one.undo(queue, "ann")
+
+
+def test_a_budget_that_is_spent_takes_no_more_decisions(address: str) -> None:
+    one = Store(address)
+    queue, ids = add(one, [question(f"{i}.example/") for i in range(5)], max_decisions=2)
+    assert (one.progress(queue).left, one.progress(queue).total) == (2, 5)
+    one.decide(ids["0.example/"], "ann", "math")
+    one.decide(ids["1.example/"], "bob", "flag")
+    assert one.progress(queue).left == 0 and one.next_open(queue, "ann") is None
+    for number, kind in ((2, "decide"), (1, "settle")):
+        with pytest.raises(Finished, match="the budget of 2 decisions of round 1 is spent"):
+            one.decide(ids[f"{number}.example/"], "ann", "math", kind=kind)
+    assert one.import_decisions(queue, [{"prefix": "2.example/", "decision": "math"}], "ann") == 1, "imports cost nothing"
+    assert one.undo(queue, "ann") and one.undo(queue, "ann") and one.progress(queue).left == 1
+    assert one.decide(ids["2.example/"], "ann", "math").state == "math"
 
 
 # several people
@@ -338,6 +411,38 @@ def test_of_two_who_decide_on_one_prefix_at_once_exactly_one_gets_a_conflict(add
     settled = stores[1].decide(number, "eve", "math", "asked the authors", version=2, kind="settle")
     assert settled.state == "math" and stores[0].disagreements(queue) == ([], 0)
     assert [line["who"] for line in stores[0].final(queue) if line["prefix"] == settled.prefix] == ["eve"]
+
+
+def test_a_stale_version_is_a_conflict_under_the_same_name_too(address: str) -> None:
+    one = Store(address)
+    queue, ids = add(one, tree("example"), overlap_frac=0.5)
+    for number in ids.values():  # of hosts that need two people and others
+        one.decide(number, "ann", "math", "in one window", version=0)
+        with pytest.raises(Conflict) as conflict:
+            one.decide(number, "ann", "not_math", "in another", version=0)
+        assert [d.note for d in conflict.value.decisions] == ["in one window"] and conflict.value.version == 1
+        assert one.row(number, "ann").state == "math"
+        one.undo(queue, "ann")
+        with pytest.raises(Conflict):
+            one.decide(number, "ann", "not_math", version=1)
+        assert one.decide(number, "ann", "not_math", version=2).state == "not_math"
+        assert one.decide(number, "ann", "math").state == "math", "without a version as before"
+
+
+def test_a_flag_shows_nobody_what_others_said(address: str) -> None:
+    one = Store(address)
+    queue, ids = add(one, [question("a.example/"), question("b.example/")], overlap_frac=1.0)
+    number = ids["a.example/"]
+    one.decide(number, "ann", "math", "all proofs")
+    assert one.decide(number, "bob", "flag", "what is it?", version=0).state == "flag"
+    for who, seen in (("ann", {"math", "flag"}), ("bob", {"flag"}), ("eve", {"flag"})):
+        assert {d.verdict for d in one.decisions_on(number, who)} == seen
+        assert {d.verdict for d in one.log(queue, viewer=who)[0]} == (seen if who == "ann" else {"flag", "hidden"})
+    assert one.decide(number, "bob", "not_math", version=2).state == "disagreement"
+    assert {d.verdict for d in one.decisions_on(number, "eve")} == {"math", "not_math", "flag"}, "two have decided"
+    one.decide(ids["b.example/"], "ann", "flag")
+    one.decide(ids["b.example/"], "eve", "not_math", kind="settle")
+    assert {d.verdict for d in one.decisions_on(ids["b.example/"], "bob")} == {"flag", "not_math"}, "settled"
 
 
 def test_with_overlap_the_second_annotator_is_blind(address: str) -> None:
@@ -378,6 +483,8 @@ def test_the_next_question_is_the_best_that_nobody_else_was_given(address: str, 
     monkeypatch.setattr(time, "time", lambda: later)
     assert next_prefix("eve") == "a.example/", "ann has gone away"
     one.decide(ids["a.example/x/p/"], "eve", "math")
+    assert next_prefix("eve", after="a.example/x/p/") == "a.example/x/", "above it"
+    one.decide(ids["a.example/x/"], "eve", "math")
     assert next_prefix("eve", after="a.example/x/p/") == "a.example/y/", "x/ is done: beside it"
     one.decide(ids["a.example/y/"], "eve", "not_math")
     assert next_prefix("eve", after="a.example/y/") == "b.example/", "then a root"
@@ -423,6 +530,24 @@ def test_agreement_counts_what_was_said_before_people_saw_each_other(address: st
     assert pair.kappa == pytest.approx(found.kappa) == pytest.approx((2 / 3 - 4 / 9) / (1 - 4 / 9))
     assert (found.n, found.agreed) == (3, 2 / 3)
     assert one.people(queue) == {"ann": 5, "bob": 5, "eve": 1}
+    one.undo(queue, "bob")
+    one.undo(queue, "bob")
+    one.decide(ids["3.example/"], "bob", "math")
+    assert one.agreement(queue).pairs == found.pairs, "taken back and decided again after he saw hers"
+    one.undo(queue, "ann")
+    one.decide(ids["4.example/"], "bob", "flag")
+    one.decide(ids["4.example/"], "ann", "not_math")
+    one.decide(ids["4.example/"], "bob", "not_math")
+    one.decide(ids["5.example/"], "ann", "flag")
+    one.decide(ids["5.example/"], "ann", "math", kind="settle")
+    one.decide(ids["5.example/"], "bob", "math")
+    later, _ = add(one, [question(f"{i}.example/") for i in range(6)], 2, overlap_frac=1.0)
+    for asked in (queue, later):
+        pairs = one.agreement(asked).pairs
+        assert [(pair.a, pair.b, pair.n) for pair in pairs] == [("ann", "bob", 4)], "in any round; not after a settlement"
+        assert pairs[0].agreed == 3 / 4
+    once, _ = add(one, [question(f"{i}.example/") for i in range(6)], 3)
+    assert one.agreement(once).pairs == [], "nobody had to decide twice"
     empty = agree([])
     assert (empty.pairs, empty.n, empty.agreed, empty.kappa) == ([], 0, None, None)
 
@@ -457,7 +582,7 @@ def test_a_queue_is_added_once_and_decisions_hold_in_later_rounds(address: str) 
     assert len(one.queues()) == 3, "taken back as a whole"
 
 
-def test_exported_decisions_come_back_the_same(address: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_exported_decisions_come_back_under_the_name_of_who_imports_them(address: str, tmp_path: Path) -> None:
     one, other = Store(address), Store(str(tmp_path / "other.sqlite"))
     questions = tree("example")
     queue, ids = add(one, questions, overlap_frac=1.0)
@@ -467,19 +592,55 @@ def test_exported_decisions_come_back_the_same(address: str, request: pytest.Fix
         one.decide(ids[prefix], "bob", by_bob, f"bob on {prefix}")
     exported = one.final(queue)
     assert [line["who"] for line in exported] == ["ann, bob", "ann, bob", "ann"]
-    again, _ = add(other, questions, overlap_frac=1.0)
+    again, _ = add(other, questions)
     assert other.import_decisions(again, exported, "eve") == 3 and other.import_decisions(again, exported, "eve") == 0
-    without_time = [{key: line[key] for key in ("prefix", "decision", "reason", "who")} for line in exported]
-    assert [{key: line[key] for key in ("prefix", "decision", "reason", "who")} for line in other.final(again)] == without_time
+    same = [(line["prefix"], line["decision"], f"{line['reason']} ({line['who']})", "eve") for line in exported]
+    assert [(line["prefix"], line["decision"], line["reason"], line["who"]) for line in other.final(again)] == same
     assert other.progress(again).left == 0 and other.progress(again).num_decisions == 0 and other.undo(again, "ann") is None
-    assert [d.kind for d in other.log(again, prefix="a.example/")[0]] == ["import"] * 2
     elsewhere = [{"prefix": "b.example/z/", "decision": "not_math"}, {"prefix": "far.example/", "decision": "math", "who": "bob"}]
     assert other.import_decisions(again, elsewhere, "eve") == 2
     assert [(line["prefix"], line["who"]) for line in other.final(again)[-1:]] == [("b.example/z/", "eve")], "on the queue's hosts only"
+    assert other.undo(again, "eve").id == again * 10_000_000, "beside the questions: it shows the first"  # type: ignore[union-attr]
+    assert other.undo(again, "eve").prefix == "a.example/"  # type: ignore[union-attr]
+    assert other.final(again) == [] and other.progress(again).left == 2 and other.undo(again, "eve") is None, "as a whole"
+    assert other.row(again * 10_000_000, "eve").version == 2 and other.progress(again).num_decisions == 0
+
+
+def test_an_import_is_one_persons_verdict_and_replaces_nobodys(address: str) -> None:
+    one = Store(address)
+    queue, ids = add(one, tree("example"))
+    one.decide(ids["a.example/"], "ann", "math")
+    lines = [{"prefix": prefix, "decision": "not_math", "who": "ann", "reason": "a shop"} for prefix in ids]
+    assert one.import_decisions(queue, lines, "bob") == 5
+    assert one.row(ids["a.example/"], "ann").state == "disagreement", "in her name, but not her verdict"
+    assert [(d.who, d.note, d.kind) for d in one.decisions_on(ids["a.example/"], "ann")][1:] == [("bob", "a shop (ann)", "import")]
+    twice, twice_ids = add(one, [question("two.example/")], overlap_frac=1.0)
+    one.import_decisions(twice, [{"prefix": "two.example/", "decision": "math"}], "bob")
+    assert one.progress(twice).left == 1 and one.final(twice) == [] and one.decisions_on(twice_ids["two.example/"], "ann") == []
+    one.decide(twice_ids["two.example/"], "ann", "math", version=0)
+    assert one.progress(twice).left == 0 and one.final(twice)[0]["who"] == "bob, ann" and one.agreement(twice).pairs == []
+
+
+def test_a_large_import_is_bounded(tmp_path: Path) -> None:
+    one = Store(str(tmp_path / "a.sqlite"))
+    queue, ids = add(one, tree("example"))
+    line = {"prefix": "b.example/", "decision": "math", "who": "w" * 900, "reason": "r" * 5000}
+    begin = time.process_time()
+    assert one.import_decisions(queue, [line | {"who": f"{number}"} for number in range(1000)], "ann") == 1
+    assert time.process_time() - begin < 0.5
+    assert one.import_decisions(queue, [line], "bob") == 1
+    first, second = one.decisions_on(ids["b.example/"], "ann")
+    assert first.note.endswith("r (999)") and second.note.endswith("r (" + "w" * 100 + ")")
+    assert len(first.note) == len(second.note) == 2000
+    with pytest.raises(ValueError, match="more than 100,000 lines; import them in parts"):
+        one.import_decisions(queue, itertools.repeat(line), "ann")
+    assert one.log(queue)[1] == 2
 
 
 @pytest.mark.parametrize("line", [
     {"prefix": "a/"}, {"prefix": "a/", "decision": "skip"}, {"prefix": 1, "decision": "math"}, ["a/"], {"prefix": "a", "decision": "math"},
+    {"prefix": "a/", "decision": "math", "who": ["ann"]}, {"prefix": "a/", "decision": "math", "reason": {"a": 1}},
+    {"prefix": "a/\ud800/", "decision": "math"}, {"prefix": "a/", "decision": ["math"]},
 ])  # fmt: skip
 def test_a_file_with_a_bad_line_is_refused_as_a_whole(tmp_path: Path, line: Any) -> None:
     one = Store(str(tmp_path / "a.sqlite"))

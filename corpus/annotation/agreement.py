@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from mathpipe.corpus.annotation.records import FINAL
+from mathpipe.corpus.annotation.records import FINAL, HANDLED
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,23 @@ def kappa(pairs: Iterable[tuple[str, str]]) -> float | None:
     if by_chance == num * num:
         return None
     return (num * sum(a == b for a, b in verdicts) - by_chance) / (num * num - by_chance)
+
+
+def blind_verdicts(events: Sequence[Any], wanted: int) -> dict[str, str]:
+    """Who said what of a prefix at the moment when as many as wanted had handled it: until then nobody saw the others.
+
+    Args:
+        events: rows with who, verdict, kind, version and undone_version, in order of version.
+    """
+    for moment in sorted({number for event in events for number in (event.version, event.undone_version) if number is not None}):
+        valid = [e for e in events if e.version <= moment and (e.undone_version is None or moment < e.undone_version)]
+        if any(event.kind == "settle" for event in valid):
+            return {}
+        handled = {who: event for who, event in {e.who: e for e in valid}.items() if event.verdict in HANDLED}
+        if len(handled) >= wanted:
+            is_own = all(event.kind == "decide" for event in handled.values())
+            return {who: event.verdict for who, event in handled.items()} if is_own else {}
+    return {}
 
 
 def agree(verdicts: Iterable[Mapping[str, str]]) -> Agreement:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,8 @@ VERDICTS = ("math", "not_math", "skip", "flag")
 FINAL = ("math", "not_math")
 HANDLED = (*FINAL, "skip")
 UNSETTLED = ("flag", "disagreement")
+MAX_WHO = 100
+"""Characters of a name in a file of decisions."""
 
 
 class Sample(NamedTuple):
@@ -91,7 +93,7 @@ class Row:
     """Number of decisions and undos on the prefix."""
     is_done: bool
     num_wanted: int
-    """Annotators who must handle it."""
+    """Annotators who must handle it; below a host always one."""
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -107,7 +109,7 @@ class Decision:
     prefix: str
     who: str
     verdict: str
-    """One of VERDICTS; `hidden` where a second annotator is awaited and must not see it."""
+    """One of VERDICTS; `hidden` where a further annotator is awaited and must not see it."""
     note: str
     kind: str
     """decide, settle or import."""
@@ -134,7 +136,7 @@ class Progress:
     total: int
     """Roots."""
     left: int
-    """Roots that are not done."""
+    """Roots that are not done, or what is left of the budget where that is less."""
     num_decisions: int
     """Made in this queue, neither undone nor imported."""
     budget: int
@@ -161,7 +163,7 @@ class Finished(ValueError):
 
 
 def num_wanted(root: str, overlap_frac: float) -> int:
-    """Annotators wanted under a root: two for `overlap_frac` of the roots, chosen by their hash."""
+    """Annotators wanted on a root: two for `overlap_frac` of the roots, chosen by their hash."""
     share = int.from_bytes(hashlib.sha256(root.encode()).digest()[:6]) / 2**48
     return 2 if share < overlap_frac else 1
 
@@ -180,7 +182,7 @@ def resolve(decisions: Sequence[Decision], wanted: int) -> str:
     """State of a prefix with these decisions.
 
     Flags and opposite verdicts wait for a settlement; a verdict counts more than a skip; fewer people than wanted leave it open,
-    except where it was settled or imported.
+    except where it was settled. An import is the verdict of who imported it.
     """
     counting = standing(decisions)
     verdicts = {decision.verdict for decision in counting}
@@ -188,14 +190,45 @@ def resolve(decisions: Sequence[Decision], wanted: int) -> str:
         return "flag"
     if verdicts >= set(FINAL):
         return "disagreement"
-    is_enough = len(counting) >= wanted or any(d.kind != "decide" and d.undone_at is None for d in decisions)
+    is_enough = len(counting) >= wanted or is_settled(decisions)
     return next((verdict for verdict in HANDLED if verdict in verdicts), "open") if is_enough else "open"
 
 
+def is_settled(decisions: Sequence[Decision]) -> bool:
+    """Whether a settlement holds."""
+    return any(decision.kind == "settle" and decision.undone_at is None for decision in decisions)
+
+
+def is_hidden(decisions: Sequence[Decision], wanted: int) -> bool:
+    """Whether people must not see each other's verdicts on a prefix: it needs several, and not so many have handled it yet."""
+    num_handled = sum(decision.verdict in HANDLED for decision in standing(decisions))
+    return wanted > 1 and num_handled < wanted and not is_settled(decisions)
+
+
+def nearest_above(lines: Mapping[str, dict[str, Any]], prefix: str) -> str:
+    """The decision on the nearest ancestor that has one, or an empty string.
+
+    >>> nearest_above({"a/": {"decision": "math"}, "a/x/": {"decision": "not_math"}, "a/x/y/": {"decision": "math"}}, "a/x/y/")
+    'not_math'
+    """
+    folders = prefix.split("/")
+    above = ("/".join(folders[:depth]) + "/" for depth in range(len(folders) - 2, 0, -1))
+    return next((lines[name]["decision"] for name in above if name in lines), "")
+
+
 def checked(number: int, line: Any, who: str) -> tuple[str, str, str, str]:
-    """(prefix, who, verdict, reason) of an imported line."""
-    if not isinstance(line, dict) or not isinstance(line.get("prefix"), str) or line.get("decision") not in FINAL:
+    """(prefix, who, verdict, reason) of a line of a decisions file; `who` where it names nobody.
+
+    Raises:
+        ValueError: it is not a decision.
+    """
+    keys = ("prefix", "who", "reason")
+    values = [line.get(key) or "" for key in keys] if isinstance(line, dict) else [None]
+    # a lone half of a surrogate pair cannot be stored
+    is_text = all(isinstance(value, str) and value.encode(errors="replace").decode() == value for value in values)
+    if not is_text or not values[0] or line.get("decision") not in FINAL:
         raise ValueError(f"line {number}: expected prefix, decision (math or not_math), reason, who; found {json.dumps(line)[:100]}")
-    if not line["prefix"].endswith("/"):
-        raise ValueError(f"line {number}: a prefix ends in /; found {line['prefix']!r}")
-    return line["prefix"], str(line.get("who") or who), line["decision"], str(line.get("reason") or "")
+    prefix, author, reason = values
+    if not prefix.endswith("/"):
+        raise ValueError(f"line {number}: a prefix ends in /; found {prefix[:100]!r}")
+    return prefix, author[:MAX_WHO] or who, line["decision"], reason

@@ -35,11 +35,13 @@ MIGRATIONS: list[list[str]] = [
         max_decisions INTEGER NOT NULL, num_roots INTEGER NOT NULL, num_left INTEGER NOT NULL, num_decisions INTEGER NOT NULL,
         tokens_added BIGINT NOT NULL, is_finished INTEGER NOT NULL, finished_by TEXT NOT NULL, finish_reason TEXT NOT NULL,
         created_at DOUBLE PRECISION NOT NULL, waiting_at DOUBLE PRECISION NOT NULL)""",
-        # a prefix in a queue; id = queue × 10,000,000 + number, parent_id 0 for a root
+        # a prefix in a queue; id = queue × 10,000,000 + number, parent_id 0 for a root; num_children_left: children that are not done,
+        # and one more where pages lie under none of them
         """CREATE TABLE questions (id {key}, queue_id INTEGER NOT NULL, parent_id BIGINT NOT NULL, prefix {text} NOT NULL,
         num_pages BIGINT NOT NULL, num_collected BIGINT NOT NULL, mean_score DOUBLE PRECISION NOT NULL, num_tokens BIGINT NOT NULL,
         gain DOUBLE PRECISION NOT NULL, samples TEXT NOT NULL, num_wanted INTEGER NOT NULL, num_children INTEGER NOT NULL,
-        num_children_left INTEGER NOT NULL, state TEXT NOT NULL, version INTEGER NOT NULL, is_done INTEGER NOT NULL)""",
+        num_children_left INTEGER NOT NULL, state TEXT NOT NULL, version INTEGER NOT NULL, is_done INTEGER NOT NULL,
+        is_blind INTEGER NOT NULL)""",
         "CREATE INDEX questions_prefix ON questions (prefix)",
         "CREATE UNIQUE INDEX questions_name ON questions (queue_id, prefix)",
         "CREATE INDEX questions_below ON questions (queue_id, parent_id, gain DESC, id)",

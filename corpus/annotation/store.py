@@ -18,6 +18,7 @@ from mathpipe.corpus.annotation.presence import PRESENT_S, Presence
 from mathpipe.corpus.annotation.records import (
     FINAL,
     HANDLED,
+    UNSETTLED,
     VERDICTS,
     Conflict,
     Decision,
@@ -29,6 +30,7 @@ from mathpipe.corpus.annotation.records import (
     Sample,
     Suggestion,
     checked,
+    nearest_above,
     resolve,
     standing,
 )
@@ -40,6 +42,8 @@ __all__ = [
 
 CLAIM_S = 120
 """A question that was given to somebody is not given to others for so long."""
+MAX_LINES, MAX_NOTE = 100_000, 2_000
+"""Of an import; characters of a note in it."""
 PAUSE_S = 300
 """Longer times between decisions are breaks."""
 NUM_RECENT = 30
@@ -104,7 +108,7 @@ class Store(Presence):
         gaps = [later - earlier for later, earlier in zip(times, times[1:], strict=False) if later - earlier < PAUSE_S]
         left = min(head.num_left, max(0, head.max_decisions - head.num_decisions)) if head.max_decisions else head.num_left
         return Progress(
-            total=head.num_roots, left=head.num_left, num_decisions=head.num_decisions, budget=head.max_decisions,
+            total=head.num_roots, left=left, num_decisions=head.num_decisions, budget=head.max_decisions,
             num_flagged=unsettled.get("flag", 0), num_disagreements=unsettled.get("disagreement", 0),
             seconds_left=left * sum(gaps) / len(gaps) if gaps else None, is_finished=bool(head.is_finished),
             tokens_added=head.tokens_added,
@@ -191,6 +195,8 @@ class Store(Presence):
         now = time.time()
         values = {"queue": queue, "who": who, "after": after or 0, "stale": now - CLAIM_S}
         with self.database.writing() as c:
+            if tree.is_spent(tree.read_queue(c, queue)):
+                return None
             for parent in tree.open_levels(c, after):
                 found = c.scalar(select, values | {"parent": parent})
                 if found is not None:
@@ -208,10 +214,10 @@ class Store(Presence):
             kind: `decide`, or `settle` for a verdict that replaces what was said before.
 
         Raises:
-            Conflict: somebody else has decided since; nothing was written.
-            Finished: the queue takes no more decisions.
+            Conflict: something was decided since; nothing was written.
+            Finished: the queue takes no more decisions, or its budget is spent.
             LookupError: no such question.
-            ValueError: no such verdict.
+            ValueError: no such verdict, or nothing to settle.
         """
         allowed = HANDLED if kind == "settle" else VERDICTS
         if kind not in ("decide", "settle") or verdict not in allowed or not who:
@@ -221,42 +227,61 @@ class Store(Presence):
             queue = tree.read_open_queue(c, asked.queue_id)
             if version is not None and version != asked.version:
                 tree.require_seen(c, asked, who, version)
-            tree.add_decision(c, queue, asked.prefix, who, verdict, note, kind)
+            if kind == "settle" and asked.state not in UNSETTLED:
+                raise ValueError(f"{asked.prefix}: nothing to settle; it is {asked.state}")
+            if tree.is_spent(queue):
+                raise Finished(f"the budget of {queue.max_decisions} decisions of round {queue.round} is spent; undo one to decide another")
+            tree.add_decision(c, queue, asked.prefix, who, verdict, note, kind, time.time())
             c.run("DELETE FROM claims WHERE question_id = :id AND who = :who", {"id": question, "who": who})
             tree.refresh(c, asked.prefix)
             return tree.view_one(c, question, who)
 
     def undo(self, queue: int, who: str) -> Row | None:
-        """Take back the latest decision of `who` in the queue; None where nothing is left to undo."""
-        latest = """SELECT id, prefix FROM decisions WHERE queue_id = :queue AND who = :who AND undone_at IS NULL AND kind <> 'import'
+        """Take back the latest decision of `who` in the queue, or the whole import if it was one; None where nothing is left to undo."""
+        latest = """SELECT id, prefix, kind, at FROM decisions WHERE queue_id = :queue AND who = :who AND undone_at IS NULL
             ORDER BY id DESC LIMIT 1"""
+        together = """SELECT id, prefix FROM decisions WHERE queue_id = :queue AND who = :who AND undone_at IS NULL AND kind = 'import'
+            AND at = :at ORDER BY id"""
         with self.database.writing() as c:
             tree.read_open_queue(c, queue)
-            found = c.first(latest, {"queue": queue, "who": who})
-            if found is None:
+            last = c.first(latest, {"queue": queue, "who": who})
+            if last is None:
                 return None
-            mark = "UPDATE decisions SET undone_at = :at, undone_version = :version WHERE id = :id"
-            c.run(mark, {"at": time.time(), "version": tree.count_events(c, found.prefix) + 1, "id": found.id})
-            c.run("UPDATE queues SET num_decisions = num_decisions - 1 WHERE id = :queue", {"queue": queue})
-            tree.refresh(c, found.prefix)
-            place = "SELECT id FROM questions WHERE queue_id = :queue AND prefix = :prefix"
-            return tree.view_one(c, c.scalar(place, {"queue": queue, "prefix": found.prefix}), who)
+            is_import = last.kind == "import"
+            undone = c.all(together, {"queue": queue, "who": who, "at": last.at}) if is_import else [last]
+            mark, now = "UPDATE decisions SET undone_at = :at, undone_version = :version WHERE id = :id", time.time()
+            for one in undone:
+                c.run(mark, {"at": now, "version": tree.count_events(c, one.prefix) + 1, "id": one.id})
+                tree.refresh(c, one.prefix)
+            if not is_import:
+                c.run("UPDATE queues SET num_decisions = num_decisions - 1 WHERE id = :queue", {"queue": queue})
+            place = """SELECT min(q.id) FROM decisions d JOIN questions q ON q.prefix = d.prefix AND q.queue_id = d.queue_id
+                WHERE d.queue_id = :queue AND d.who = :who AND d.id >= :first AND d.undone_at = :at"""
+            found = c.scalar(place, {"queue": queue, "who": who, "first": undone[0].id, "at": now})
+            # an import may lie beside the queue's questions
+            return tree.view_one(c, found or c.scalar("SELECT min(id) FROM questions WHERE queue_id = :queue", {"queue": queue}), who)
 
     def import_decisions(self, queue: int, lines: Iterable[dict[str, Any]], who: str) -> int:
-        """Record decisions made elsewhere (prefix, decision, reason, who; `who` for those that name nobody), all or none; what stands
-        already is left out. Returns how many are new.
+        """Record decisions made elsewhere (prefix, decision, reason, who) as verdicts of `who`, who answers for them, all or none; of
+        several on a prefix the last counts, and what `who` says already is left out. Returns how many are new.
 
         Raises:
-            ValueError: a line is not a decision.
+            ValueError: a line is not a decision, or there are too many.
         """
-        verdicts = [checked(number, line, who) for number, line in enumerate(lines, 1)]
-        num_new = 0
+        said: dict[str, tuple[str, str]] = {}
+        for number, line in enumerate(lines, 1):
+            if number > MAX_LINES:
+                raise ValueError(f"more than {MAX_LINES:,} lines; import them in parts")
+            prefix, author, verdict, reason = checked(number, line, who)
+            by = f" ({author})" if author != who else ""
+            said[prefix] = verdict, (reason[: MAX_NOTE - len(by)] + by).strip()
+        num_new, now = 0, time.time()
         with self.database.writing() as c:
             head = tree.read_open_queue(c, queue)
-            for prefix, author, verdict, reason in verdicts:
+            for prefix, (verdict, note) in said.items():
                 before = standing(tree.decisions_by_prefix(c, [prefix])[prefix])
-                if not any(d.who == author and d.verdict == verdict for d in before):
-                    tree.add_decision(c, head, prefix, author, verdict, reason, "import")
+                if not any(d.who == who and d.verdict == verdict for d in before):
+                    tree.add_decision(c, head, prefix, who, verdict, note, "import", now)
                     tree.refresh(c, prefix)
                     num_new += 1
         return num_new
@@ -267,7 +292,7 @@ class Store(Presence):
         self, queue: int, *, who: str = "", prefix: str = "", viewer: str = "", offset: int = 0, limit: int = 100
     ) -> tuple[list[Decision], int]:  # fmt: skip
         """(decisions of a queue, newest first, undone ones too, number of all), of one person or on what begins with `prefix`; where
-        a second annotator is awaited, others than the author see `hidden`."""
+        a second annotator is awaited, others than the author see `hidden` for a verdict."""
         where = ["queue_id = :queue"]
         values: dict[str, Any] = {"queue": queue, "offset": offset, "limit": limit}
         if who:
@@ -282,7 +307,7 @@ class Store(Presence):
             select = f"SELECT {tree.LOG} FROM decisions WHERE {condition} ORDER BY id DESC LIMIT :limit OFFSET :offset"
             found = [Decision(*row) for row in c.all(select, values)]
             blind = tree.blind_prefixes(c, queue, [d.prefix for d in found])
-        return [_hidden(d) if d.prefix in blind and d.who != viewer else d for d in found], total
+        return [_hidden(d) if d.prefix in blind and not _is_shown(d, viewer) else d for d in found], total
 
     def people(self, queue: int) -> dict[str, int]:
         """Who decided in a queue, and how often."""
@@ -291,11 +316,11 @@ class Store(Presence):
             return dict(c.all(select, {"queue": queue}))
 
     def decisions_on(self, question: int, viewer: str) -> list[Decision]:
-        """All on one prefix, in any round, undone ones too, oldest first; only the viewer's own where a second annotator is awaited."""
+        """All on one prefix, in any round, undone ones too, oldest first; only flags and the viewer's own where others are awaited."""
         with self.database.reading() as c:
             asked = tree.read_question(c, question)
             found = tree.decisions_by_prefix(c, [asked.prefix])[asked.prefix]
-        return [d for d in found if d.who == viewer] if tree.is_blind(asked) else found
+        return [d for d in found if _is_shown(d, viewer)] if asked.is_blind else found
 
     def suggest(self, queue: int, prefix: str, source: str, verdict: str, reason: str) -> None:
         """Record what a machine thinks; it replaces what the same source said before."""
@@ -314,20 +339,17 @@ class Store(Presence):
 
     def agreement(self, queue: int) -> agreement.Agreement:
         """How far people agree on the prefixes that needed several of them, before they saw each other's verdicts."""
-        select = f"""SELECT {', '.join('d.' + name for name in tree.LOG.split(', '))}, q.num_wanted FROM decisions d JOIN questions q
-            ON q.prefix = d.prefix AND q.queue_id = d.queue_id
-            WHERE d.queue_id = :queue AND d.kind = 'decide' AND d.undone_at IS NULL AND q.num_wanted > 1 ORDER BY d.id"""
-        first: dict[str, dict[str, str]] = defaultdict(dict)
+        select = """SELECT d.prefix, d.who, d.verdict, d.kind, d.version, d.undone_version, q.num_wanted
+            FROM questions q JOIN decisions d ON d.prefix = q.prefix WHERE q.queue_id = :queue AND q.num_wanted > 1 ORDER BY d.id"""
+        events: dict[str, list[Any]] = defaultdict(list)
         with self.database.reading() as c:
-            for *values, wanted in c.all(select, {"queue": queue}):
-                decision = Decision(*values)
-                if len(first[decision.prefix]) < wanted:
-                    first[decision.prefix][decision.who] = decision.verdict
-        return agreement.agree(first.values())
+            for event in c.all(select, {"queue": queue}):
+                events[event.prefix].append(event)
+        return agreement.agree(agreement.blind_verdicts(found, found[0].num_wanted) for found in events.values())
 
     def final(self, queue: int) -> list[dict[str, Any]]:
         """The decisions that count: math and not_math on the prefixes of the queue and, decided before, elsewhere on its hosts; as
-        lines of a decisions file, sorted by prefix."""
+        lines of a decisions file, sorted by prefix. What is not settled is not_math where it would be math with what is above it."""
         decided = """SELECT DISTINCT q.prefix, q.num_wanted FROM decisions d JOIN questions q ON q.prefix = d.prefix
             WHERE q.queue_id = :queue"""
         roots = "SELECT prefix FROM questions WHERE queue_id = :queue AND parent_id = 0"
@@ -335,14 +357,19 @@ class Store(Presence):
             wanted = dict(c.all(decided, {"queue": queue}))
             hosts = {prefix.partition("/")[0] for prefix in c.column(roots, {"queue": queue})}
             everything = tree.decisions_by_prefix(c, None)
-        lines = []
-        for prefix in sorted(name for name in everything if name.partition("/")[0] in hosts):
-            verdict = resolve(everything[prefix], wanted.get(prefix, 1))
-            agreed = [d for d in standing(everything[prefix]) if d.verdict == verdict]
-            if verdict in FINAL:
-                reason, who = "; ".join(dict.fromkeys(d.note for d in agreed if d.note)), ", ".join(d.who for d in agreed)
-                lines.append({"prefix": prefix, "decision": verdict, "reason": reason, "who": who, "at": max(d.at for d in agreed)})
-        return lines
+        lines: dict[str, dict[str, Any]] = {}
+        for prefix in sorted(name for name in everything if name.partition("/")[0] in hosts):  # parents before children
+            state, counting = resolve(everything[prefix], wanted.get(prefix, 1)), standing(everything[prefix])
+            if state in FINAL:
+                counting = [d for d in counting if d.verdict == state]
+                verdict, reason = state, "; ".join(dict.fromkeys(d.note for d in counting if d.note))
+            elif state in UNSETTLED and nearest_above(lines, prefix) == "math":
+                verdict, reason = "not_math", f"not settled: {state}"
+            else:
+                continue
+            who, at = ", ".join(d.who for d in counting), max(d.at for d in counting)
+            lines[prefix] = {"prefix": prefix, "decision": verdict, "reason": reason, "who": who, "at": at}
+        return list(lines.values())
 
 
 def _page(
@@ -356,6 +383,11 @@ def _page(
     elif total is None:
         total = c.scalar(f"SELECT count(*) FROM questions WHERE {where}", values)
     return tree.view(c, ids, who), total
+
+
+def _is_shown(decision: Decision, viewer: str) -> bool:
+    """Whether a viewer sees a decision on a prefix where others are awaited: a flag asks for them."""
+    return decision.who == viewer or decision.verdict == "flag"
 
 
 def _hidden(decision: Decision) -> Decision:

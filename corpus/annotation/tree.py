@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -16,6 +16,7 @@ from mathpipe.corpus.annotation.records import (
     Finished,
     Question,
     Row,
+    is_hidden,
     num_wanted,
     resolve,
 )
@@ -25,22 +26,17 @@ MAX_QUESTIONS = 10_000_000
 """Per queue: question's number = queue × this + place."""
 COLUMNS = (
     "id, queue_id, parent_id, prefix, num_pages, num_collected, mean_score, num_tokens, gain, samples, num_wanted, num_children, "
-    "num_children_left, state, version, is_done"
+    "num_children_left, state, version, is_done, is_blind"
 )
 LOG = "id, prefix, who, verdict, note, kind, queue_id, round, at, undone_at"
 
 
-def is_blind(question: Any) -> bool:
-    """Whether further annotators are awaited, who must not see each other's verdicts."""
-    return question.state == "open" and question.num_wanted > 1
-
-
 def blind_prefixes(c: Transaction, queue: int, prefixes: list[str]) -> set[str]:
-    """Those of the prefixes that are blind in a queue."""
+    """Those of the prefixes on which, in a queue, people must not see each other's verdicts."""
     if not prefixes:
         return set()
-    select = "SELECT prefix, state, num_wanted FROM questions WHERE queue_id = :queue AND prefix IN :prefixes"
-    return {row.prefix for row in c.all(select, {"queue": queue, "prefixes": prefixes}) if is_blind(row)}
+    select = "SELECT prefix FROM questions WHERE queue_id = :queue AND prefix IN :prefixes AND is_blind = 1"
+    return set(c.column(select, {"queue": queue, "prefixes": prefixes}))
 
 
 # reading
@@ -58,8 +54,14 @@ def read_open_queue(c: Transaction, queue: int) -> Any:
     """A queue that takes decisions, or Finished."""
     found = read_queue(c, queue)
     if found.is_finished:
-        raise Finished(f"round {found.round} was finished by {found.finished_by}; open it again to decide")
+        how = f"by {found.finished_by}" if found.finished_by else f"by itself: {found.finish_reason}"
+        raise Finished(f"round {found.round} was finished {how}; open it again to decide")
     return found
+
+
+def is_spent(queue: Any) -> bool:
+    """Whether a queue's budget of decisions is spent."""
+    return 0 < queue.max_decisions <= queue.num_decisions
 
 
 def read_question(c: Transaction, question: int) -> Any:
@@ -94,11 +96,11 @@ def view(c: Transaction, ids: Sequence[int], who: str) -> list[Row]:
         return []
     select = f"SELECT {COLUMNS} FROM questions WHERE id IN :ids"
     known = with_ancestors(c, c.all(select, {"ids": list(ids)}))
-    blind = [known[number].prefix for number in ids if is_blind(known[number])]
+    waiting = [known[number].prefix for number in ids if known[number].is_blind and known[number].state == "open"]
     own: dict[str, str] = {}
-    if blind:
+    if waiting:
         mine = "SELECT prefix, verdict FROM decisions WHERE prefix IN :prefixes AND who = :who AND undone_at IS NULL ORDER BY id"
-        own = dict(c.all(mine, {"prefixes": blind, "who": who}))
+        own = dict(c.all(mine, {"prefixes": waiting, "who": who}))
     return [_row(known, known[number], own) for number in ids]
 
 
@@ -142,10 +144,10 @@ def open_levels(c: Transaction, after: int | None) -> Iterator[int]:
 
 
 def require_seen(c: Transaction, question: Any, who: str, version: int) -> None:
-    """Raise Conflict where others have decided on a prefix since `version`, but where they are to be hidden from `who`."""
-    if is_blind(question):
-        return
-    since = f"""SELECT {LOG} FROM decisions WHERE prefix = :prefix AND who <> :who AND (version > :seen OR undone_version > :seen)
+    """Raise Conflict where something was decided on a prefix since `version`, also under the same name (in another window); what is to
+    be hidden from `who` does not count."""
+    visible = "AND who = :who" if question.is_blind else ""
+    since = f"""SELECT {LOG} FROM decisions WHERE prefix = :prefix {visible} AND (version > :seen OR undone_version > :seen)
         ORDER BY id"""
     decisions = [Decision(*row) for row in c.all(since, {"prefix": question.prefix, "who": who, "seen": version})]
     if decisions:
@@ -160,12 +162,12 @@ def count_events(c: Transaction, prefix: str) -> int:
     return c.scalar("SELECT count(*) + count(undone_at) FROM decisions WHERE prefix = :prefix", {"prefix": prefix})
 
 
-def add_decision(c: Transaction, queue: Any, prefix: str, who: str, verdict: str, note: str, kind: str) -> None:
+def add_decision(c: Transaction, queue: Any, prefix: str, who: str, verdict: str, note: str, kind: str, at: float) -> None:
     """One more line of the log."""
     insert = """INSERT INTO decisions (prefix, who, verdict, note, kind, queue_id, round, at, version)
         VALUES (:prefix, :who, :verdict, :note, :kind, :queue, :round, :at, :version)"""
     values = {"prefix": prefix, "who": who, "verdict": verdict, "note": note, "kind": kind, "queue": queue.id, "round": queue.round}
-    c.run(insert, values | {"at": time.time(), "version": count_events(c, prefix) + 1})
+    c.run(insert, values | {"at": at, "version": count_events(c, prefix) + 1})
     if kind != "import":
         c.run("UPDATE queues SET num_decisions = num_decisions + 1 WHERE id = :queue", {"queue": queue.id})
 
@@ -181,8 +183,9 @@ def refresh(c: Transaction, prefix: str) -> None:
         tokens = 0
         if state != question.state and {state, question.state} & set(FINAL):
             tokens = change_of_tokens(c, question, state)
-        update = "UPDATE questions SET state = :state, version = :version, is_done = :is_done WHERE id = :id"
-        c.run(update, {"state": state, "version": version, "is_done": int(is_done), "id": question.id})
+        update = "UPDATE questions SET state = :state, version = :version, is_done = :is_done, is_blind = :is_blind WHERE id = :id"
+        is_blind = int(is_hidden(said, question.num_wanted))
+        c.run(update, {"state": state, "version": version, "is_done": int(is_done), "is_blind": is_blind, "id": question.id})
         left = _carry_up(c, question, is_done)
         if left or tokens:
             count = "UPDATE queues SET num_left = num_left + :left, tokens_added = tokens_added + :tokens WHERE id = :queue"
@@ -224,14 +227,14 @@ def load(c: Transaction, queue: int, questions: Iterable[Question], overlap_frac
     """Write the questions of a queue with the states that the log gives them, and the queue's counts."""
     log = decisions_by_prefix(c, None)
     rows: list[dict[str, Any]] = []
-    by_prefix: dict[str, dict[str, Any]] = {"": {"id": 0, "num_children": 0, "num_children_left": 0, "num_wanted": 0, "verdict": ""}}
+    by_prefix: dict[str, dict[str, Any]] = {"": {"id": 0, "verdict": ""}}
     suggested, tokens_added = [], 0
     for place, question in enumerate(questions):
         if place == MAX_QUESTIONS or question.prefix in by_prefix or question.parent not in by_prefix:
             expected = f"at most {MAX_QUESTIONS:,} different prefixes, parents before children"
             raise ValueError(f"question {place} on {question.prefix!r} below {question.parent!r}: expected {expected}")
         parent, said = by_prefix[question.parent], log.get(question.prefix, [])
-        wanted = parent["num_wanted"] or num_wanted(question.prefix, overlap_frac)
+        wanted = 1 if question.parent else num_wanted(question.prefix, overlap_frac)
         state = resolve(said, wanted)
         row = {
             "id": queue * MAX_QUESTIONS + place, "queue_id": queue, "parent_id": parent["id"], "prefix": question.prefix,
@@ -239,6 +242,7 @@ def load(c: Transaction, queue: int, questions: Iterable[Question], overlap_frac
             "num_tokens": question.num_tokens, "gain": question.gain, "samples": json.dumps(question.samples),
             "num_wanted": wanted, "num_children": 0, "num_children_left": 0, "state": state,
             "version": len(said) + sum(decision.undone_at is not None for decision in said), "is_done": 0,
+            "is_blind": int(is_hidden(said, wanted)),
         }  # fmt: skip
         rows.append(row)
         verdict = state if state in FINAL else parent["verdict"]
@@ -259,10 +263,15 @@ def load(c: Transaction, queue: int, questions: Iterable[Question], overlap_frac
 
 
 def _count_children(rows: list[dict[str, Any]]) -> tuple[int, int]:
-    """Fill in children and `is_done`, from the last to the first; returns (roots, roots left)."""
+    """Fill in children and `is_done`, from the last to the first; returns (roots, roots left). Children answer for their parent only
+    where no page of it lies beside them."""
     by_id = {row["id"]: row for row in rows}
+    pages_below: Counter[int] = Counter()
+    for row in rows:
+        pages_below[row["parent_id"]] += row["num_pages"]
     root = {"num_children": 0, "num_children_left": 0}
     for row in reversed(rows):
+        row["num_children_left"] += row["num_children"] > 0 and pages_below[row["id"]] < row["num_pages"]
         row["is_done"] = int(row["state"] in HANDLED or (row["num_children"] > 0 and row["num_children_left"] == 0))
         parent = by_id.get(row["parent_id"], root)
         parent["num_children"] += 1
