@@ -3,8 +3,8 @@
 People decide this in section 2.1. Three sources give decisions, one object a line: prefix (host and folders, ending in `/`),
 decision (math, not_math), reason, who; the longest decided prefix of a page counts.
 - `human`: people. The stage puts its questions into a database (`runtime.database`) as a queue, waits while they decide on the page of
-  `mathpipe annotate`, and goes on when no host is left, the budget is spent or somebody finished the queue. Where nobody serves
-  that page it ends with exit code 75 and continues when it is run again. A decision holds in later rounds too.
+  `mathpipe annotate`, and goes on when no host is left and nothing to settle, the budget is spent or somebody finished the queue.
+  Where nobody serves that page it ends with exit code 75 and continues when it is run again. A decision holds in later rounds too.
 - `file`: decisions made elsewhere, on any of these hosts; what the page exports is such a file.
 - `policy` stands in for people: a prefix is math or not by the share of its pages that was collected, and between the two
   thresholds its sub-prefixes are judged.
@@ -16,6 +16,7 @@ of the round before.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections import Counter, defaultdict
@@ -28,9 +29,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mathpipe.corpus import urls
+from mathpipe.corpus.annotation.records import checked
 from mathpipe.corpus.round_config import AnnotateConfig, AnnotateInputs
 from mathpipe.pipeline import artifact, log, stage
-from mathpipe.pipeline.config import ANNOTATION_PORT
+from mathpipe.pipeline.config import ANNOTATION_PORT, annotate_command
 
 if TYPE_CHECKING:
     from mathpipe.corpus.annotation.store import Progress, Store
@@ -40,8 +42,10 @@ MAX_DEPTH = 8
 NUM_SAMPLES = 6
 """Pages that people are shown of a prefix; not stated; we chose."""
 POLL_S = 1.0
-GRACE_S = 5.0
-"""Time in which the decision that ended a queue can be taken back."""
+GRACE_S = 15.0
+"""Time after the last decision or undo in which a queue that has come to its end can still be changed."""
+NUM_EVENTS = 1_000
+"""Newest decisions among which the last event is looked for."""
 
 
 def run(config: AnnotateConfig, inputs: AnnotateInputs, out: Path) -> dict[str, Any]:
@@ -65,8 +69,11 @@ def run(config: AnnotateConfig, inputs: AnnotateInputs, out: Path) -> dict[str, 
 def write_lines(file: Path, values: Iterable[dict[str, Any]]) -> None:
     """JSON lines, atomically."""
     partial = file.with_name(f".{file.name}.tmp")
-    partial.write_text("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values), encoding="utf-8")
-    partial.replace(file)
+    try:
+        partial.write_text("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values), encoding="utf-8")
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def page_urls(path: Path, hosts: pa.Array) -> Iterator[str]:
@@ -87,56 +94,118 @@ def ask_people(config: AnnotateConfig, inputs: AnnotateInputs, number: int, out:
     from mathpipe.corpus.annotation.store import Store
 
     store, name = Store(config.database(out.parent)), f"{out.parent.name}/{out.name}"
-    known = {queue.name for queue in store.queues()}
-    asked = () if name in known else questions(inputs.pages, inputs.scores, inputs.selected, inputs.domains, config, NUM_SAMPLES)
-    queue = store.add_queue(
-        name, number, inputs.pages.absolute(), asked, overlap_frac=config.overlap_frac, max_decisions=config.max_decisions,
-        annotate=out.name.rpartition("-")[0] or out.name,
-    )  # fmt: skip
     try:
+        known = {queue.name for queue in store.queues()}
+        asked = () if name in known else questions(inputs.pages, inputs.scores, inputs.selected, inputs.domains, config, NUM_SAMPLES)
+        queue = store.add_queue(
+            name, number, inputs.pages.absolute(), asked, overlap_frac=config.overlap_frac, max_decisions=config.max_decisions,
+            annotate=out.name.rpartition("-")[0] or out.name,
+        )  # fmt: skip
         wait_for_people(store, queue, config.runtime.wait, out)
+        decisions, progress = store.final(queue), store.progress(queue)
+        created_at = next(found.created_at for found in store.queues() if found.id == queue)
+        return decisions, {
+            "decided_before": sum(decision["at"] < created_at for decision in decisions), "num_left": hosts_left(store, queue),
+            "num_unsettled": progress.num_flagged + progress.num_disagreements,
+            "annotators": list(store.people(queue)), "kappa": store.agreement(queue).kappa,
+        }  # fmt: skip
     except DatabaseError as error:
         raise ValueError(f"{error}; run the same command again when the database is back") from error
-    decisions, progress = store.final(queue), store.progress(queue)
-    created_at = next(found.created_at for found in store.queues() if found.id == queue)
-    return decisions, {
-        "decided_before": sum(decision["at"] < created_at for decision in decisions), "num_left": progress.left,
-        "num_unsettled": progress.num_flagged + progress.num_disagreements,
-        "annotators": list(store.people(queue)), "kappa": store.agreement(queue).kappa,
-    }  # fmt: skip
 
 
 def wait_for_people(store: Store, queue: int, patient: bool, out: Path) -> None:
-    """Return when the queue has ended; it is then finished."""
-    now, last_open = store.progress(queue), time.monotonic() - GRACE_S
-    with log.Progress(out, now.total, "hosts", "people decide", done=now.total - now.left) as progress:
-        while not now.is_finished:
-            if why := end_of(now):
-                if time.monotonic() - last_open >= GRACE_S:
-                    store.finish(queue, "", why)
-                    break
-            else:
-                last_open = time.monotonic()
-            url = store.server()
-            if url is None and not patient:
-                raise stage.Waiting(f"{counted(now.left, 'question')} wait{'s' * (now.left == 1)} for people")
-            progress.done, progress.url = now.total - now.left, url or f"http://127.0.0.1:{ANNOTATION_PORT}/"
-            nobody = "" if url else "; nobody serves the page: run `mathpipe annotate`"
-            progress.advance(0, counted(now.num_decisions, "decision") + nobody)
+    """Return when the queue has ended; it is then finished. Who is patient also waits for a database that does not answer."""
+    from mathpipe.corpus.annotation.schema import DatabaseError
+
+    now, events = store.progress(queue), Events()
+    if not (now.left or now.is_finished or store.log(queue, limit=1)[1]):
+        log.logger().info("nothing to ask: all %s were decided in earlier rounds", counted(now.total, "host"))
+    total, unit, done = steps(now)
+    with log.Progress(out, total, unit, "people decide", done) as progress:
+        while True:
+            try:
+                if has_ended(store, queue, patient, events, progress):
+                    return
+            except DatabaseError as error:
+                if not patient:
+                    raise
+                progress.advance(0, f"the database does not answer, asked again every {POLL_S:g} s: {error}")
             time.sleep(POLL_S)
-            now = store.progress(queue)
+
+
+def has_ended(store: Store, queue: int, patient: bool, events: Events, progress: log.Progress) -> bool:
+    """Look once: whether the queue has ended; else show how far it is.
+
+    Raises:
+        Waiting: nobody serves the page, and who runs this is not patient.
+    """
+    now = store.progress(queue)
+    if now.is_finished:
+        return True
+    ending, url = end_of(now), store.server()
+    if ending:
+        left_s = GRACE_S - events.age_s(store, queue)
+        if left_s <= 0:
+            store.finish(queue, "", ending)
+            return True
+        message = f"{ending}, goes on in {math.ceil(left_s)} s"
+    elif url is None and not patient:
+        raise stage.Waiting(what_waits(store, queue, now))
+    else:
+        num_unsettled = now.num_flagged + now.num_disagreements
+        nobody = "" if url else f"nobody serves the page: run `{annotate_command(progress.file.parent.parent.name)}`"
+        message = "; ".join(filter(None, [counted(now.num_decisions, "decision"), num_unsettled and f"{num_unsettled} to settle", nobody]))
+    store.stamp(queue)
+    progress.total, progress.unit, progress.done = steps(now)
+    progress.url = f"{url or f'http://127.0.0.1:{ANNOTATION_PORT}/'}q/{queue}"
+    progress.advance(0, message)
+    return False
+
+
+class Events:
+    """How long ago the last decision or undo of a queue was."""
+
+    def __init__(self) -> None:
+        self._last, self._noticed = 0.0, -math.inf
+
+    def age_s(self, store: Store, queue: int) -> float:
+        """By the clock of the machine that wrote it, but no less than has gone by here since we noticed it: clocks differ."""
+        last = max((decision.undone_at or decision.at for decision in store.log(queue, limit=NUM_EVENTS)[0]), default=0.0)
+        if last != self._last:
+            self._last, self._noticed = last, time.monotonic()
+        return max(time.time() - last, time.monotonic() - self._noticed)
+
+
+def steps(now: Progress) -> tuple[int, str, int]:
+    """(total, unit, done) of a queue: hosts, or the decisions of its budget."""
+    if now.budget:
+        return now.num_decisions + now.left, "decisions", now.num_decisions
+    return now.total, "hosts", now.total - now.left
+
+
+def hosts_left(store: Store, queue: int) -> int:
+    """Hosts of a queue that are not done, whatever its budget."""
+    return store.rows(queue, "", state="left", limit=1)[1]
+
+
+def what_waits(store: Store, queue: int, now: Progress) -> str:
+    """`3 hosts wait for people, 1 prefix is to be settled`."""
+    num_hosts, num_unsettled = hosts_left(store, queue), now.num_flagged + now.num_disagreements
+    hosts = f"{counted(num_hosts, 'host')} wait{'s' * (num_hosts == 1)} for people" if num_hosts else ""
+    noun, verb = ("prefix", "is") if num_unsettled == 1 else ("prefixes", "are")
+    return ", ".join(filter(None, [hosts, num_unsettled and f"{num_unsettled} {noun} {verb} to be settled"]))
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 question`, `2 questions`."""
+    """`1 host`, `2 hosts`."""
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def end_of(progress: Progress) -> str:
-    """Why a queue ends by itself, or an empty string."""
-    if not progress.left:
-        return "no question is left"
-    return f"the budget of {progress.budget} decisions is spent" if 0 < progress.budget <= progress.num_decisions else ""
+def end_of(now: Progress) -> str:
+    """Why a queue ends by itself, or an empty string: what is to be settled keeps it open, but not beyond its budget."""
+    if 0 < now.budget <= now.num_decisions:
+        return f"the budget of {counted(now.budget, 'decision')} is spent"
+    return "" if now.left or now.num_flagged or now.num_disagreements else "all decided"
 
 
 def by_policy(config: AnnotateConfig, inputs: AnnotateInputs, hosts: pa.Array) -> list[dict[str, str]]:
@@ -183,39 +252,33 @@ def read_decisions(file: Path, hosts: pa.Array) -> list[dict[str, Any]]:
     """Decisions on prefixes of the given hosts.
 
     Raises:
-        ValueError: the file is missing, or a line is not a decision.
+        ValueError: the file cannot be read, or a line is not a decision.
     """
     known = set(hosts.to_pylist())
-    return [decision for decision in parse_decisions(file) if urls.host_of(f"http://{decision['prefix']}") in known]
+    return [decision for decision in parse_decisions(file, file.name) if urls.host_of(f"http://{decision['prefix']}") in known]
 
 
-def parse_decisions(file: Path) -> Iterator[dict[str, Any]]:
-    """All decisions of a JSONL file.
+def parse_decisions(file: Path, who: str) -> Iterator[dict[str, Any]]:
+    """All decisions of a JSONL file; `who` made those that name nobody.
 
     Raises:
-        ValueError: the file is missing, or a line is not a decision.
+        ValueError: the file cannot be read, or a line is not a decision.
     """
-    if not file.is_file():
-        raise ValueError(f"{file}: no such file; give a JSONL of decisions")
-    with file.open(encoding="utf-8", newline="\n") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                decision = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{file}:{number}: not JSON: {error}") from None
-            if not is_decision(decision):
-                wanted = "prefix (host/ or host/folder/), decision (math or not_math), reason, who"
-                raise ValueError(f"{file}:{number}: expected {wanted}; found {line.strip()[:100]!r}")
-            yield decision
-
-
-def is_decision(value: Any) -> bool:
-    """Whether a line has what a decision needs, as text that can be stored."""
-    if not isinstance(value, dict) or value.get("decision") not in ("math", "not_math"):
-        return False
-    texts = [value.get("prefix"), value.get("who"), value.get("reason", "")]
-    whole = all(isinstance(text, str) and text.encode(errors="replace").decode() == text for text in texts)
-    return whole and value["prefix"].endswith("/")
+    try:
+        with file.open(encoding="utf-8", newline="\n") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    decision = json.loads(line)
+                    checked(number, decision, who)
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"line {number}: not JSON: {error}") from None
+                except RecursionError:
+                    raise ValueError(f"line {number}: nested too deep to be a decision") from None
+                yield {**decision, "who": decision.get("who") or who, "reason": decision.get("reason") or ""}
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror}; give a JSONL of decisions") from None
+    except ValueError as error:  # UnicodeDecodeError too
+        raise ValueError(f"{file}: {error}") from None
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import errno
 import importlib
 import json
 import os
-import shlex
 import signal
 import sys
 import time
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from mathpipe.pipeline import launch, stages, tables
 from mathpipe.pipeline.artifact import ContractError
-from mathpipe.pipeline.config import ANNOTATION_PORT, ConfigError
+from mathpipe.pipeline.config import ANNOTATION_PORT, ConfigError, annotate_command
 from mathpipe.pipeline.plan import Plan, Step, force, make_plan
 from mathpipe.pipeline.stage import BAD_INPUT
 
@@ -38,6 +37,9 @@ EXAMPLES = """examples:
 
 Artifacts lie in runs/<profile>/<stage>-<hash8>; a changed value gives a new hash, an old artifact is never overwritten.
 Exit codes: 0 done, or people are asked (the last line says where), 1 a stage failed, 2 bad input (one line says what), 130 interrupted."""
+
+REVISE = """To revise a decision after the run went on: open the page, Log, the prefix; reopen the queue, decide, then
+`mathpipe rerun roundN.annotate` (N: the round): the stages after it follow, the old artifacts stay."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -68,12 +70,11 @@ def main(argv: list[str] | None = None) -> None:
 
 def _annotate_command(arguments: argparse.Namespace) -> str:
     """The command that serves the page for a run with these arguments."""
-    words = ["mathpipe", "annotate"]
-    words += ["--profile", arguments.profile or "tiny"] if arguments.profile or not arguments.config else []
-    words += ["--config", str(arguments.config)] if arguments.config else []
+    words = ["--config", str(arguments.config)] if arguments.config else []
     words += ["--runs", str(arguments.runs)] if str(arguments.runs) != os.environ.get("MATHPIPE_RUNS", "runs") else []
     needed = [text for text in arguments.overrides if text.startswith(("runtime.suggest_", "runtime.database="))]
-    return shlex.join([*words, *(word for text in needed for word in ("--set", text))])
+    profile = arguments.profile or ("" if arguments.config else "tiny")
+    return annotate_command(profile, [*words, *(word for text in needed for word in ("--set", text))])
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
@@ -121,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     for patient in (run, rerun):
         patient.add_argument("--wait", action="append_const", dest="overrides", const="runtime.wait=true", help=text)
     page = add("annotate", _annotate, "serve the page on which people decide which URLs are mathematics; Ctrl-C ends it")
+    page.epilog, page.formatter_class = REVISE, argparse.RawDescriptionHelpFormatter
     page.add_argument("--port", type=int, default=ANNOTATION_PORT, help="default: %(default)s")
     page.add_argument("--host", default="127.0.0.1", help="address to serve on (default: %(default)s); others need an invitation")
     page.add_argument("--url", default="", help="https address under which a proxy before this server makes it known")

@@ -11,11 +11,12 @@ import dataclasses
 import difflib
 import importlib.metadata
 import os
+import shlex
 import tomllib
 import types
 import typing
 import urllib.parse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +27,20 @@ T = TypeVar("T")
 Tables = dict[str, dict[str, Any]]
 ANNOTATION_PORT = 8765
 """Where `mathpipe annotate` serves on 127.0.0.1 unless told otherwise."""
+
+
+def annotate_command(profile: str, words: Sequence[str] = ()) -> str:
+    """What is typed to serve the page of a profile: in a checkout, where the command is not in PATH, by make.
+
+    Args:
+        profile: empty where `words` name a config file instead.
+        words: further arguments.
+    """
+    is_checkout = Path("Makefile").is_file() and Path(".venv/bin/mathpipe").is_file()
+    if is_checkout and profile:
+        return shlex.join(["make", "annotate", f"PROFILE={profile}", *([f"ARGS={shlex.join(words)}"] if words else [])])
+    given = ["--profile", profile] if profile else []
+    return shlex.join([".venv/bin/mathpipe" if is_checkout else "mathpipe", "annotate", *given, *words])
 
 
 class ConfigError(ValueError):

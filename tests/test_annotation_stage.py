@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import requests
@@ -20,6 +21,7 @@ from corpus_artifacts import finish, folder, needs_shared
 from round_artifacts import make_pages, make_scores
 
 from mathpipe.corpus import annotate, classifier, domains, grow, score, selection, urls
+from mathpipe.corpus.annotation import serve as serve_module
 from mathpipe.corpus.annotation.schema import DatabaseError
 from mathpipe.corpus.annotation.store import Store
 from mathpipe.corpus.round_config import (
@@ -37,7 +39,7 @@ from mathpipe.corpus.round_config import (
     SelectInputs,
 )
 from mathpipe.pipeline import artifact, cli, stage
-from mathpipe.pipeline.config import Runtime
+from mathpipe.pipeline.config import Runtime, annotate_command
 
 PATIENT = Runtime(wait=True)
 HOSTS = {"a.org": {"q": 8, "blog": 6}, "b.org": {"": 6}, "c.org": {"x": 5, "y": 5}}
@@ -185,40 +187,136 @@ def test_kappa_and_unsettled_prefixes_are_facts(quick: None, tmp_path: Path) -> 
     assert facts["kappa"] == pytest.approx((2 / 3 - 4 / 9) / (1 - 4 / 9)), "observed 2/3; by chance 2/3·1/3 + 1/3·2/3"
 
 
+def progress_of(out: Path) -> dict[str, Any]:
+    return json.loads((out / "progress.json").read_text()) if (out / "progress.json").exists() else {"message": "", "done": -1}
+
+
 def test_it_waits_while_a_page_is_served_and_says_where(quick: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     out, runs = out_of(tmp_path / "toy"), tmp_path / "toy"
     config, inputs = AnnotateConfig(source="human"), make_inputs(tmp_path / "in")
-    with pytest.raises(stage.Waiting, match="^3 questions wait for people$"):
+    with pytest.raises(stage.Waiting, match="^3 hosts wait for people$"):
         annotate.run(config, inputs, out)
     store = Store(str(runs / "annotations.sqlite"))
+    assert not store.queues()[0].is_waited_for, "nobody listens"
     store.seen("http://127.0.0.1:9999/")
     running = Running(config, inputs, out)
     store.decide(ids(store)["a.org/"], "ann", "math")
-
-    def progress() -> dict[str, Any]:
-        return json.loads((out / "progress.json").read_text())
-
-    wait_for(lambda: (out / "progress.json").exists() and progress()["done"] == 1)
-    found = progress()
-    assert (found["total"], found["unit"], found["url"], found["message"]) == (3, "hosts", "http://127.0.0.1:9999/", "1 decision")
+    wait_for(lambda: progress_of(out)["done"] == 1)
+    found = progress_of(out)
+    assert (found["total"], found["unit"], found["url"], found["message"]) == (3, "hosts", "http://127.0.0.1:9999/q/1", "1 decision")
+    assert store.queues()[0].is_waited_for
     assert len(store.queues()) == 1, "the queue of the first attempt"
     monkeypatch.setattr(Store, "server", lambda self: None)
     running.join(30)
-    assert running.error == "2 questions wait for people"
+    assert running.error == "2 hosts wait for people"
     patient = Running(AnnotateConfig(source="human", runtime=PATIENT), inputs, out)
-    wait_for(lambda: "nobody serves the page: run `mathpipe annotate`" in progress()["message"])
-    assert progress()["url"] == "http://127.0.0.1:8765/"
+    wait_for(lambda: "nobody serves the page: run `mathpipe annotate --profile toy`" in progress_of(out)["message"])
+    assert progress_of(out)["url"] == "http://127.0.0.1:8765/q/1"
     store.finish(1, "ann", "enough")
     assert patient.result()["num_decisions"] == 1
 
 
+def test_what_is_to_be_settled_keeps_a_queue_open(quick: None, tmp_path: Path) -> None:
+    out, inputs = out_of(tmp_path / "toy"), make_inputs(tmp_path / "in")
+    running = Running(AnnotateConfig(source="human", runtime=PATIENT), inputs, out)
+    store = waiting_store(tmp_path / "toy")
+    asked = ids(store)
+    for host in ("a.org/", "b.org/", "c.org/"):
+        store.decide(asked[host], "ann", "math")
+    store.decide(asked["a.org/blog/"], "ann", "flag")
+    wait_for(lambda: "4 decisions; 1 to settle" in progress_of(out)["message"])
+    time.sleep(0.5)
+    assert running.is_alive() and progress_of(out)["done"] == 3, "no host is left, a flag is"
+    store.decide(asked["a.org/blog/"], "bob", "not_math", kind="settle")
+    facts = running.result()
+    assert (facts["num_left"], facts["num_unsettled"], facts["num_decisions"]) == (0, 0, 4)
+
+    again = out_of(tmp_path / "toy", "round1.annotate-4567abcd")
+    store.reopen(1)
+    store.decide(asked["a.org/q/"], "ann", "flag")
+    with pytest.raises(stage.Waiting, match="^1 prefix is to be settled$"):
+        annotate.run(AnnotateConfig(source="human"), inputs, again)
+
+
+def test_the_end_waits_for_the_last_decision_and_the_last_undo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(annotate, "POLL_S", 0.02)
+    assert annotate.GRACE_S == 15
+    out = out_of(tmp_path / "toy")
+    running = Running(AnnotateConfig(source="human", runtime=PATIENT), make_inputs(tmp_path / "in", hosts={"b.org": {"": 6}}), out)
+    store = waiting_store(tmp_path / "toy")
+    question = ids(store)["b.org/"]
+    store.decide(question, "ann", "math")
+    wait_for(lambda: "all decided, goes on in 1" in progress_of(out)["message"])
+    assert progress_of(out)["message"] in ("all decided, goes on in 15 s", "all decided, goes on in 14 s") and running.is_alive()
+    store.finish(1, "ann", "go on now")
+    assert running.result()["num_decisions"] == 1
+
+
+def test_the_age_of_the_last_event_survives_clocks_that_differ(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(stage.Waiting):
+        annotate.run(AnnotateConfig(source="human"), make_inputs(tmp_path / "in"), out_of(tmp_path / "toy"))
+    store, now = waiting_store(tmp_path / "toy"), time.time()
+    assert annotate.Events().age_s(store, 1) > 1e9, "there was none"
+    store.decide(ids(store)["b.org/"], "ann", "math")
+    monkeypatch.setattr(annotate.time, "time", lambda: now + 60)
+    assert 59 < annotate.Events().age_s(store, 1) < 61
+    store.undo(1, "ann")
+    assert 0 <= annotate.Events().age_s(store, 1) < 1, "an undo is an event"
+    monkeypatch.setattr(annotate.time, "time", lambda: now - 3600)
+    events = annotate.Events()
+    assert 0 <= events.age_s(store, 1) < 1
+    time.sleep(0.05)
+    assert 0.05 <= events.age_s(store, 1) < 1, "the people's clock is an hour ahead: we count from when we saw it"
+
+
+def test_where_all_was_decided_before_the_log_says_so(quick: None, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    inputs, config = make_inputs(tmp_path / "in"), AnnotateConfig(source="human")
+    with pytest.raises(stage.Waiting):
+        annotate.run(config, inputs, out_of(tmp_path / "toy"))
+    store = waiting_store(tmp_path / "toy")
+    for host in ("a.org/", "b.org/", "c.org/"):
+        store.decide(ids(store)[host], "ann", "math")
+    with caplog.at_level("INFO"):
+        annotate.run(config, inputs, out_of(tmp_path / "toy"))
+        assert "earlier rounds" not in caplog.text
+        annotate.run(config, inputs, out_of(tmp_path / "toy", "round2.annotate-0123abcd"))
+    assert "nothing to ask: all 3 hosts were decided in earlier rounds" in caplog.text
+
+
 def test_a_database_that_goes_away_is_one_line(quick: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def gone(*_: Any) -> None:
+    def gone(*_: Any, **__: Any) -> None:
         raise DatabaseError("annotations.sqlite: server closed the connection")
 
-    monkeypatch.setattr(Store, "progress", gone)
-    with pytest.raises(ValueError, match=r"annotations\.sqlite: server closed the connection; run the same command again"):
-        annotate.run(AnnotateConfig(source="human"), make_inputs(tmp_path / "in"), out_of(tmp_path / "toy"))
+    inputs = make_inputs(tmp_path / "in")
+    running = Running(AnnotateConfig(source="human", runtime=PATIENT), inputs, out_of(tmp_path / "toy"))
+    waiting_store(tmp_path / "toy").finish(1, "ann", "enough")
+    running.result()
+    for name in ("queues", "add_queue", "progress", "final", "agreement"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, name, gone)
+            with pytest.raises(ValueError, match=r"annotations\.sqlite: server closed the connection; run the same command again"):
+                annotate.run(AnnotateConfig(source="human"), inputs, out_of(tmp_path / "toy"))
+
+
+def test_who_waits_asks_a_silent_database_again(quick: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    out, progress, silent = out_of(tmp_path / "toy"), Store.progress, threading.Event()
+
+    def sometimes(self: Store, queue: int) -> Any:
+        if silent.is_set():
+            raise DatabaseError("annotations.sqlite: server closed the connection")
+        return progress(self, queue)
+
+    monkeypatch.setattr(Store, "progress", sometimes)
+    running = Running(AnnotateConfig(source="human", runtime=PATIENT), make_inputs(tmp_path / "in"), out)
+    store = waiting_store(tmp_path / "toy")
+    wait_for(lambda: progress_of(out)["message"])
+    silent.set()
+    wait_for(lambda: "the database does not answer" in progress_of(out)["message"])
+    assert "server closed the connection" in progress_of(out)["message"] and running.is_alive()
+    silent.clear()
+    wait_for(lambda: "0 decisions" in progress_of(out)["message"])
+    store.finish(1, "ann", "enough")
+    assert running.result()["num_decisions"] == 0
 
 
 def test_what_was_decided_holds_in_the_next_round(quick: None, tmp_path: Path) -> None:
@@ -252,7 +350,7 @@ def command(tmp_path: Path, inputs: AnnotateInputs, out: Path, *words: str) -> l
 def test_kill_9_while_people_decide_loses_nothing_and_the_same_command_continues(tmp_path: Path) -> None:
     inputs, out = make_inputs(tmp_path / "in"), out_of(tmp_path / "toy")
     nobody = subprocess.run(command(tmp_path, inputs, out), capture_output=True, text=True)
-    assert (nobody.returncode, nobody.stderr) == (75, "waiting: 3 questions wait for people\n")
+    assert (nobody.returncode, nobody.stderr) == (75, "waiting: 3 hosts wait for people\n")
     store = waiting_store(tmp_path / "toy")
     asked, words = ids(store), command(tmp_path, inputs, out, "--set", "runtime.wait=true")
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
@@ -266,8 +364,10 @@ def test_kill_9_while_people_decide_loses_nothing_and_the_same_command_continues
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130, "Ctrl-C continues later"
     store.decide(asked["c.org/"], "bob", "math")
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    wait_for(lambda: "all decided, goes on" in progress_of(out)["message"])
+    store.finish(1, "bob", "go on now")
+    assert process.wait(60) == 0
     assert [(d["prefix"], d["decision"], d["who"]) for d in decisions_in(out)] == [
         ("a.org/", "math", "ann"), ("b.org/", "not_math", "ann"), ("c.org/", "math", "bob"),
     ]  # fmt: skip
@@ -347,12 +447,12 @@ def test_export_import_and_finish_from_the_command_line(queue: Store, tmp_path: 
     mathpipe(tmp_path, "--finish")
     said = capsys.readouterr().out.splitlines()
     assert said == [
-        f"round1.annotate: 1 decisions imported from {tmp_path}/in.jsonl; 2 of 3 hosts open",
+        f"round1.annotate: 1 decision imported from {tmp_path}/in.jsonl; 2 of 3 hosts open",
         f"{tmp_path}/out.jsonl: 2 decisions",
-        "round1.annotate: finished with 2 decisions; 1 of 3 hosts open; the run goes on",
+        "round1.annotate: finished with 2 decisions; 1 of 3 hosts open; run the same command again: no run waits now",
     ]
     exported = [json.loads(text) for text in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert exported == queue.final(1) and {**exported[1], "at": 0} == {**line, "at": 0}
+    assert exported == queue.final(1) and {**exported[1], "at": 0} == {**line, "reason": "a shop (bob)", "who": "ann", "at": 0}
     refusals = {("--finish",): "no queue waits; that of round1.annotate is finished", ("--import", "nowhere"): "no queue waits"}
     for words, wrong in refusals.items():
         with pytest.raises(SystemExit, match="2"):
@@ -360,7 +460,78 @@ def test_export_import_and_finish_from_the_command_line(queue: Store, tmp_path: 
         assert wrong in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         mathpipe(tmp_path, "--profile", "small", "--export", "x")
-    assert "no queue is there yet; start `mathpipe run` with annotate.source" in capsys.readouterr().err
+    assert "no queue of small is there yet; start `mathpipe run --profile small` with annotate.source" in capsys.readouterr().err
+
+
+def test_finish_and_import_act_on_the_queue_that_is_waited_for(
+    queue: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    (tmp_path / "in.jsonl").write_text('{"prefix": "b.org/", "decision": "not_math"}\n')
+    newer = queue.add_queue("tiny/round1.annotate-4567abcd", 1, tmp_path, [], annotate="round1.annotate")
+    other = queue.add_queue("small/round1.annotate-0123abcd", 1, tmp_path, [], annotate="round1.annotate")
+    for words in (["--finish"], ["--import", str(tmp_path / "in.jsonl")]):
+        with pytest.raises(SystemExit, match="2"):
+            mathpipe(tmp_path, *words)
+        names = "tiny/round1.annotate-4567abcd (/q/2), tiny/round1.annotate-0123abcd (/q/1)"
+        assert f"several queues are open: {names};" in capsys.readouterr().err
+    queue.stamp(other)
+    queue.stamp(1)
+    mathpipe(tmp_path, "--import", str(tmp_path / "in.jsonl"))
+    assert [(line["prefix"], line["who"], line["reason"]) for line in queue.final(1)] == [("b.org/", "ann", "")], "it named nobody"
+    mathpipe(tmp_path, "--finish")
+    assert capsys.readouterr().out.endswith("finished with 1 decision; 2 of 3 hosts open; the run goes on\n")
+    assert {one.id: one.is_finished for one in queue.queues()} == {1: True, newer: False, other: False}
+
+
+def test_an_export_that_fails_is_one_line_and_leaves_nothing(
+    queue: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.iterdir())
+    for place, wrong in (("folder", "Is a directory"), ("nowhere/x.jsonl", "No such file or directory")):
+        with pytest.raises(SystemExit, match="2"):
+            mathpipe(tmp_path, "--export", str(tmp_path / place))
+        assert capsys.readouterr().err == f"error: {tmp_path / place}: {wrong}; give a file that can be written\n"
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_server_without_its_database_is_one_line(
+    queue: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    def gone(*_: Any) -> None:
+        raise DatabaseError("annotations.sqlite: server closed the connection")
+
+    monkeypatch.setattr(Store, "queues", gone)
+    monkeypatch.setattr(Store, "annotators", gone)
+    for words in (["--finish"], ["--export", "x"], ["--port", "0"]):
+        with pytest.raises(SystemExit, match="2"):
+            mathpipe(tmp_path, *words)
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_how_to_revise_a_decision_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["annotate", "--help"])
+    assert "mathpipe rerun roundN.annotate" in capsys.readouterr().out
+
+
+def test_the_command_that_serves_the_page_works_from_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert annotate_command("small", ["--set", "a.b=c d"]) == "mathpipe annotate --profile small --set 'a.b=c d'"
+    (tmp_path / "Makefile").touch()
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "mathpipe").touch()
+    assert annotate_command("small") == "make annotate PROFILE=small"
+    words = ["--set", "runtime.database=teams.sqlite"]
+    assert annotate_command("small", words) == "make annotate PROFILE=small 'ARGS=--set runtime.database=teams.sqlite'"
+    assert annotate_command("", ["--config", "my.toml"]) == ".venv/bin/mathpipe annotate --config my.toml"
+
+
+def test_every_address_of_this_machine_is_a_name_of_a_server_that_others_reach() -> None:
+    cards = psutil.net_if_addrs().values()
+    own = {one.address.partition("%")[0] for card in cards for one in card if one.family in serve_module.IP_FAMILIES}
+    assert "127.0.0.1" in own and own <= set(serve_module.names("0.0.0.0")) and own <= set(serve_module.names("192.0.2.7"))
+    assert set(serve_module.names("127.0.0.1")) == {"localhost", "127.0.0.1", "::1"}
 
 
 def test_a_taken_port_and_an_open_host_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -407,6 +578,18 @@ def test_the_server_may_come_first_and_picks_up_each_queue(tmp_path: Path) -> No
         assert process.wait(20) == 0
     finally:
         process.kill()
+
+
+def test_a_server_asks_for_a_token_as_soon_as_somebody_was_invited(queue: Store, tmp_path: Path) -> None:
+    process, url = serve(tmp_path)
+    try:
+        assert "a.org" in requests.get(url, timeout=10).text
+        queue.invite("bob")
+        wait_for(lambda: "a.org" not in requests.get(url, timeout=10).text)
+        assert requests.get(url, timeout=10).url.startswith(f"{url}login")
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_beyond_this_machine_only_who_was_invited_gets_in(queue: Store, tmp_path: Path) -> None:

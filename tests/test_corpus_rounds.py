@@ -88,11 +88,34 @@ def test_decisions_from_a_file_are_checked(tmp_path: Path) -> None:
     line = {"prefix": "a.org/x/", "decision": "math", "reason": "questions", "who": "ann"}
     file.write_text(json.dumps(line) + "\n" + json.dumps(line | {"prefix": "other.org/"}) + "\n")
     assert annotate.read_decisions(file, pa.array(["a.org"])) == [line]
-    wrong = [line | {"decision": "maybe"}, line | {"prefix": "a.org"}, line | {"who": None}, line | {"reason": "\ud800"}, [line], "math"]
+    wrong = [line | {"decision": "maybe"}, line | {"prefix": "a.org"}, line | {"who": 7}, line | {"reason": "\ud800"}, [line], "math"]
     for value in wrong:
         file.write_text(json.dumps(line) + "\n" + json.dumps(value) + "\n")
-        with pytest.raises(ValueError, match=r"d\.jsonl:2: expected"):
+        with pytest.raises(ValueError, match=r"d\.jsonl: line 2: (expected|a prefix ends in /)"):
             annotate.read_decisions(file, pa.array(["a.org"]))
+
+
+def test_a_decision_without_a_name_gets_one(tmp_path: Path) -> None:
+    file = tmp_path / "d.jsonl"
+    file.write_text('{"prefix": "a.org/", "decision": "math"}\n{"prefix": "b.org/", "decision": "math", "who": null, "reason": null}\n')
+    assert [(d["who"], d["reason"]) for d in annotate.parse_decisions(file, "ann")] == [("ann", "")] * 2
+    assert annotate.read_decisions(file, pa.array(["a.org"]))[0]["who"] == "d.jsonl"
+
+
+@pytest.mark.parametrize(("content", "wrong"), [
+    (b'{"prefix": "\xff/"}\n', "can't decode byte 0xff"),
+    (b"[" * 100_000, "line 1: (nested too deep|not JSON)"), (b"{\n", "line 1: not JSON"),
+    (None, "Is a directory; give a JSONL of decisions"),
+])  # fmt: skip
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, content: bytes | None, wrong: str) -> None:
+    file = tmp_path / "d.jsonl"
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    with pytest.raises(ValueError, match=wrong) as error:
+        list(annotate.parse_decisions(file, "ann"))
+    assert str(error.value).startswith(f"{file}: ") and type(error.value) is ValueError
 
 
 def test_fasttext_matrices_below_a_safe_size_are_refused() -> None:

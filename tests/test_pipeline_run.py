@@ -126,17 +126,17 @@ def test_a_stage_that_waits_for_people_is_no_failure(mathpipe):
     code, out, err = mathpipe("run", "bottom", *words)
     assert code == 0 and not err
     assert "waits for people" in out and out.splitlines()[-1] == (
-        "left: 3 questions wait for people: run `mathpipe annotate --config toy.toml --set runtime.database=teams.sqlite` "
+        "left: 3 hosts wait for people: run `mathpipe annotate --config toy.toml --set runtime.database=teams.sqlite` "
         "(http://127.0.0.1:8765/), then the same command again"
     )
     found = {"top": "done", "left": "waiting", "right": "done", "bottom": "missing", "aside": "missing"}
     assert states(mathpipe, *words) == found, "what does not depend on people is done"
-    assert "waiting: 3 questions wait for people" in mathpipe("plan", "bottom", *words)[1]
+    assert "waiting: 3 hosts wait for people" in mathpipe("plan", "bottom", *words)[1]
     said = Path("runs/toy/luigi.log").read_text()
     assert "ERROR" not in said
     assert "looks :|" in said, "Luigi's word for something external that is missing"
     code, out, _ = mathpipe("run", "bottom", *words)
-    assert code == 0 and "3 questions wait for people" in out
+    assert code == 0 and "3 hosts wait for people" in out
 
 
 def test_wait_is_a_value_of_runtime(mathpipe):

@@ -111,7 +111,7 @@ def mishap(kind: str) -> None:
     if kind == "bad input":
         raise ValueError("archive.warc: not a WARC file; give another")
     if kind == "waiting":
-        raise stage.Waiting("3 questions wait for people")
+        raise stage.Waiting("3 hosts wait for people")
     if kind == "bug":
         raise KeyError("a bug of ours")
     if kind == "full":

@@ -7,15 +7,16 @@ database every few seconds that it is there; a stage that asks people looks for 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import ipaddress
 import os
 import socket
 import threading
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import uvicorn
 
 from mathpipe.corpus import annotate
@@ -28,6 +29,7 @@ from mathpipe.pipeline import log
 SEEN_S = 5.0
 """How often the server says that it is there."""
 EVERYWHERE = ("0.0.0.0", "::")
+IP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
 def main(config: AnnotateConfig, root: Path, options: argparse.Namespace) -> None:
@@ -37,60 +39,89 @@ def main(config: AnnotateConfig, root: Path, options: argparse.Namespace) -> Non
         ValueError: the port is taken, nobody was invited, no queue is there, or a file is not one of decisions.
     """
     root.mkdir(parents=True, exist_ok=True)
-    store = Store(config.database(root))
+    try:
+        _obey(config, root, options)
+    except DatabaseError as error:
+        raise ValueError(f"{error}; run the same command again when the database is back") from error
+
+
+def _obey(config: AnnotateConfig, root: Path, options: argparse.Namespace) -> None:
+    store, profile = Store(config.database(root)), root.name
     who = options.who or os.environ.get("USER") or "annotator"
     if options.invite:
         token, url = store.invite(options.invite), options.url or address(options.host, options.port)
         print(f"{options.invite.strip()}: log in on {url} with the token {token} (it is shown only now; an older one ends)")
     elif options.export:
-        decisions = store.final(newest(store).id)
-        annotate.write_lines(options.export, decisions)
-        print(f"{options.export}: {len(decisions)} decisions")
+        decisions = store.final(newest(store, profile).id)
+        export(options.export, decisions)
+        print(f"{options.export}: {annotate.counted(len(decisions), 'decision')}")
     elif options.import_:
-        queue = waiting(store)
-        number = store.import_decisions(queue.id, annotate.parse_decisions(options.import_), who)
-        print(f"{queue.stage}: {number} decisions imported from {options.import_}; {open_hosts(store, queue)}")
+        queue = waiting(store, profile)
+        number = store.import_decisions(queue.id, annotate.parse_decisions(options.import_, who), who)
+        print(f"{queue.stage}: {annotate.counted(number, 'decision')} imported from {options.import_}; {open_hosts(store, queue)}")
     elif options.finish:
-        queue = waiting(store)
+        queue = waiting(store, profile)
         store.finish(queue.id, who, "mathpipe annotate --finish")
-        print(f"{queue.stage}: finished with {len(store.final(queue.id))} decisions; {open_hosts(store, queue)}; the run goes on")
+        after = "the run goes on" if queue.is_waited_for else "run the same command again: no run waits now"
+        found = annotate.counted(len(store.final(queue.id)), "decision")
+        print(f"{queue.stage}: finished with {found}; {open_hosts(store, queue)}; {after}")
     else:
-        serve(store, config, options.host, options.port, who, options.url)
+        serve(store, config, profile, options.host, options.port, who, options.url)
 
 
-def newest(store: Store) -> Queue:
-    """The queue that was made last.
+def export(file: Path, decisions: list[dict[str, Any]]) -> None:
+    """Write decisions for people.
+
+    Raises:
+        ValueError: the file cannot be written.
+    """
+    try:
+        annotate.write_lines(file, decisions)
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror}; give a file that can be written") from None
+
+
+def newest(store: Store, profile: str) -> Queue:
+    """The queue of a profile that was made last.
 
     Raises:
         ValueError: there is none.
     """
-    found = store.queues()
+    found = of_profile(store, profile)
     if not found:
-        raise ValueError(f"{store.database.name}: no queue is there yet; start `mathpipe run` with annotate.source = \"human\" first")
+        start = f"start `mathpipe run --profile {profile}` with annotate.source = \"human\" first"
+        raise ValueError(f"{store.database.name}: no queue of {profile} is there yet; {start}")
     return found[0]
 
 
-def waiting(store: Store) -> Queue:
-    """The newest queue that is not finished.
+def of_profile(store: Store, profile: str) -> list[Queue]:
+    """The queues of a profile, newest first."""
+    return [queue for queue in store.queues() if queue.name.startswith(f"{profile}/")]
+
+
+def waiting(store: Store, profile: str) -> Queue:
+    """The queue of a profile that a stage waits for, or else the only one that is not finished.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or several of which none is waited for.
     """
-    last = newest(store)
-    queue = suggest.waiting(store)
+    last, queue = newest(store, profile), store.waiting(profile)
     if queue is None:
         raise ValueError(f"{store.database.name}: no queue waits; that of {last.stage} is finished")
+    unfinished = [one for one in of_profile(store, profile) if not one.is_finished]
+    if len(unfinished) > 1 and not queue.is_waited_for:
+        names = ", ".join(f"{one.name} (/q/{one.id})" for one in unfinished)
+        raise ValueError(f"{store.database.name}: no run waits, and several queues are open: {names}; start the run, or use their pages")
     return queue
 
 
 def open_hosts(store: Store, queue: Queue) -> str:
     """How many hosts of a queue are left, in words."""
-    progress = store.progress(queue.id)
-    return f"{progress.left} of {progress.total} hosts open"
+    return f"{annotate.hosts_left(store, queue.id)} of {store.progress(queue.id).total} hosts open"
 
 
-def serve(store: Store, config: AnnotateConfig, host: str, port: int, who: str, public_url: str = "") -> None:
-    """Serve the page until Ctrl-C. Once somebody was invited everybody logs in.
+def serve(store: Store, config: AnnotateConfig, profile: str, host: str, port: int, who: str, public_url: str = "") -> None:
+    """Serve the page until Ctrl-C. As soon as somebody was invited everybody logs in.
 
     Args:
         public_url: where others find the page when a proxy (TLS) stands before it.
@@ -100,22 +131,23 @@ def serve(store: Store, config: AnnotateConfig, host: str, port: int, who: str, 
     """
     if public_url and not (public_url.startswith(("http://", "https://")) and urlsplit(public_url).hostname):
         raise ValueError(f"--url must be an address such as https://annotate.example.org/, found {public_url!r}")
-    needs_login = bool(store.annotators())
-    if not needs_login and (public_url or not is_loopback(host)):
+    is_team = bool(store.annotators())
+    if not is_team and (public_url or not is_loopback(host)):
         raise ValueError(f"others can reach {public_url or host}: invite each annotator first, with `mathpipe annotate --invite NAME`")
     with listen(host, port) as listener:
         url, stop = public_url or address(host, listener.getsockname()[1]), threading.Event()
         store.seen(url)
         print(f"annotation page: {url}  (Ctrl-C ends it; the run may be started before or after)", flush=True)
-        if needs_login and not url.startswith("https://"):
+        if is_team and not url.startswith("https://"):
             print("log in with your token; on a network, put a proxy with TLS (--url) or an SSH tunnel before this page", flush=True)
-        threads = [threading.Thread(target=watch, args=(store, url, stop), daemon=True)]
+        threads = [threading.Thread(target=watch, args=(store, profile, url, stop), daemon=True)]
         if config.runtime.suggest_url:
             endpoint = suggest.Endpoint(config.runtime.suggest_url, config.runtime.suggest_model, os.environ.get("OPENAI_API_KEY", ""))
-            threads.append(threading.Thread(target=suggest.keep_suggesting, args=(store, endpoint, stop), daemon=True))
+            threads.append(threading.Thread(target=suggest.keep_suggesting, args=(store, endpoint, stop, profile), daemon=True))
         for thread in threads:
             thread.start()
-        page = app.make_app(store, needs_login=needs_login, who=who, hosts={*names(host), str(urlsplit(url).hostname)})
+        called = {*names(host), str(urlsplit(url).hostname)}
+        page = app.make_app(store, needs_login=lambda: bool(store.annotators()), who=who, hosts=called, public_url=public_url)
         settings = uvicorn.Config(page, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=2)
         try:
             uvicorn.Server(settings).run(sockets=[listener])
@@ -123,20 +155,28 @@ def serve(store: Store, config: AnnotateConfig, host: str, port: int, who: str, 
             stop.set()
 
 
-def watch(store: Store, url: str, stop: threading.Event) -> None:
+def watch(store: Store, profile: str, url: str, stop: threading.Event) -> None:
     """Say that the server is there, and print which queue waits whenever that changes."""
-    told = None
+    told: tuple[int, bool] | None = None
     while not stop.is_set():
         try:
             store.seen(url)
-            queue = suggest.waiting(store)
-            words = f"{queue.stage} waits: {open_hosts(store, queue)}" if queue else "no queue waits now; the next one appears by itself"
-            if told != (number := queue.id if queue else 0):
-                told = number
-                print(words, flush=True)
+            queue = store.waiting(profile)
+            if told != (found := (queue.id, queue.is_waited_for) if queue else (0, False)):
+                told = found
+                print(state_of(store, queue), flush=True)
         except DatabaseError as error:
             log.logger().warning("%s", error)
         stop.wait(SEEN_S)
+
+
+def state_of(store: Store, queue: Queue | None) -> str:
+    """What waits for people, in words."""
+    if queue is None:
+        return "no queue waits now; the next one appears by itself"
+    if queue.is_waited_for:
+        return f"{queue.stage} waits: {open_hosts(store, queue)}"
+    return f"{queue.stage}: {open_hosts(store, queue)}; no run waits for it now: decide, then run it again"
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -166,17 +206,19 @@ def address(host: str, port: int) -> str:
 
 
 def names(host: str) -> Collection[str]:
-    """What the server may be called: a page of another site that made its name point here is refused."""
+    """What the server may be called: a page of another site that made its name point here is refused. An address is no name that
+    others could make point anywhere."""
     found = {host, "localhost", "127.0.0.1", "::1"}
     if is_loopback(host):
         return found
-    own = {socket.gethostname(), socket.getfqdn()}
-    with contextlib.suppress(socket.gaierror):  # a machine may not know its own name
-        own |= {str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None)}
-    return found | own
+    own = {one.address.partition("%")[0] for card in psutil.net_if_addrs().values() for one in card if one.family in IP_FAMILIES}
+    return found | own | {socket.gethostname(), socket.getfqdn()}
 
 
 def page_of(config: AnnotateConfig, root: Path) -> str | None:
     """Link to the page of a profile where it is served now."""
     place = config.database(root)
-    return Store(place).server() if "://" in place or Path(place).exists() else None
+    try:
+        return Store(place).server() if "://" in place or Path(place).exists() else None
+    except DatabaseError as error:
+        raise ValueError(str(error)) from error

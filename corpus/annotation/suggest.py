@@ -148,13 +148,13 @@ def prompt_of(row: Row, queue: Queue, texts: Texts) -> str:
     return "\n\n".join([figures, *shown])
 
 
-def keep_suggesting(store: Store, endpoint: Endpoint, stop: threading.Event) -> None:
-    """Until `stop`, have suggestions for the most valuable open questions of the queue that waits."""
+def keep_suggesting(store: Store, endpoint: Endpoint, stop: threading.Event, profile: str = "") -> None:
+    """Until `stop`, have suggestions for the most valuable open questions of the queue that waits (of a profile)."""
     texts, asked, num_failed = Texts(), set[int](), 0
     while not stop.is_set():
         found = None
         try:
-            found = next_question(store, endpoint.model, asked)
+            found = next_question(store, endpoint.model, asked, profile)
             if found is None:
                 stop.wait(IDLE_S)
                 continue
@@ -169,14 +169,9 @@ def keep_suggesting(store: Store, endpoint: Endpoint, stop: threading.Event) -> 
             stop.wait(min(IDLE_S * num_failed, MAX_PAUSE_S))
 
 
-def waiting(store: Store) -> Queue | None:
-    """The newest queue that is not finished."""
-    return next((queue for queue in store.queues() if not queue.is_finished), None)
-
-
-def next_question(store: Store, source: str, asked: set[int]) -> tuple[Queue, Row] | None:
+def next_question(store: Store, source: str, asked: set[int], profile: str = "") -> tuple[Queue, Row] | None:
     """The open question of highest gain without a suggestion of that source; those that have one join `asked`."""
-    queue = waiting(store)
+    queue = store.waiting(profile)
     if queue is None:
         return None
     for row in store.rows(queue.id, "", state="open", limit=NUM_AHEAD)[0]:
