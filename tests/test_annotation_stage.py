@@ -509,6 +509,24 @@ def test_a_server_without_its_database_is_one_line(
         assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_the_server_says_whether_a_run_waits(queue: Store) -> None:
+    assert serve_module.state_of(queue, queue.waiting("tiny")) == (
+        "round1.annotate: 3 of 3 hosts open; no run waits for it now: decide, then run it again"
+    )
+    queue.stamp(1)
+    assert serve_module.state_of(queue, queue.waiting("tiny")) == "round1.annotate waits: 3 of 3 hosts open"
+    assert serve_module.state_of(queue, queue.waiting("small")) == "no queue waits now; the next one appears by itself"
+
+
+def test_under_a_budget_its_decisions_are_the_steps(tmp_path: Path) -> None:
+    with pytest.raises(stage.Waiting, match="^3 hosts wait for people$"):
+        annotate.run(AnnotateConfig(source="human", max_decisions=2), make_inputs(tmp_path / "in"), out_of(tmp_path / "toy"))
+    store = waiting_store(tmp_path / "toy")
+    assert annotate.steps(store.progress(1)) == (2, "decisions", 0)
+    store.decide(ids(store)["a.org/q/"], "ann", "math")
+    assert annotate.steps(store.progress(1)) == (2, "decisions", 1) and annotate.hosts_left(store, 1) == 3
+
+
 def test_how_to_revise_a_decision_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main(["annotate", "--help"])

@@ -165,6 +165,11 @@ def test_the_most_valuable_open_questions_get_suggestions_that_decide_nothing(
     again = suggest.next_question(store, "small-model", set())
     assert again is not None and again[1].prefix == "a.org/"
     assert suggest.next_question(store, "small-model", {rows["a.org/"], rows["d.org/"]}) is None and len(model.asked) == before
+    store.add_queue("small/round1", 1, pages, questions)
+    found = {profile: suggest.next_question(store, "small-model", set(), profile) for profile in ("tiny", "small", "paper")}
+    assert {profile: one[0].name if one else "" for profile, one in found.items()} == {
+        "tiny": "tiny/round1", "small": "small/round1", "paper": "",
+    }, "each profile's server works on its own queue"  # fmt: skip
 
 
 def test_an_endpoint_needs_a_model() -> None:
