@@ -157,6 +157,11 @@ def require_seen(c: Transaction, question: Any, who: str, version: int) -> None:
 # writing
 
 
+def num_events(decisions: Sequence[Decision]) -> int:
+    """Version of the prefix that has these decisions."""
+    return len(decisions) + sum(decision.undone_at is not None for decision in decisions)
+
+
 def count_events(c: Transaction, prefix: str) -> int:
     """Version of a prefix: decisions and undos on it."""
     return c.scalar("SELECT count(*) + count(undone_at) FROM decisions WHERE prefix = :prefix", {"prefix": prefix})
@@ -175,7 +180,7 @@ def add_decision(c: Transaction, queue: Any, prefix: str, who: str, verdict: str
 def refresh(c: Transaction, prefix: str) -> None:
     """Bring all questions on a prefix, what is above them and their queues in line with the log."""
     said = decisions_by_prefix(c, [prefix])[prefix]
-    version = count_events(c, prefix)
+    version = num_events(said)
     select = f"SELECT {COLUMNS} FROM questions WHERE prefix = :prefix ORDER BY id"
     for question in c.all(select, {"prefix": prefix}):
         state = resolve(said, question.num_wanted)
@@ -241,8 +246,7 @@ def load(c: Transaction, queue: int, questions: Iterable[Question], overlap_frac
             "num_pages": question.num_pages, "num_collected": question.num_collected, "mean_score": question.mean_score,
             "num_tokens": question.num_tokens, "gain": question.gain, "samples": json.dumps(question.samples),
             "num_wanted": wanted, "num_children": 0, "num_children_left": 0, "state": state,
-            "version": len(said) + sum(decision.undone_at is not None for decision in said), "is_done": 0,
-            "is_blind": int(is_hidden(said, wanted)),
+            "version": num_events(said), "is_done": 0, "is_blind": int(is_hidden(said, wanted)),
         }  # fmt: skip
         rows.append(row)
         verdict = state if state in FINAL else parent["verdict"]
