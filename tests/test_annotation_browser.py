@@ -158,6 +158,59 @@ def test_lists_trees_samples_and_search_by_keyboard(serve: Any, tmp_path: Path) 
     assert page.seen["errors"] == []
 
 
+def test_settle_finish_reopen_import_and_rename_by_keyboard(serve: Any, tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    for host in HOSTS[:3]:
+        store.decide(number_of(store, host), "bo", "flag")
+    file, chosen = tmp_path / "decisions.jsonl", []
+    file.write_text('{"prefix": "klein.example/", "decision": "math"}')
+    page = serve(store).open("/q/1/unsettled")
+    page.on("filechooser", lambda chooser: (chooser.set_files(file), chosen.append(True)))
+    page.keyboard.press("m")  # nothing is chosen: nothing happens
+    for _ in range(2):
+        page.keyboard.press("j")
+    for key in ("e", "d", "o", "n", "e", "Enter", "n"):
+        page.keyboard.press(key)
+    wait(lambda: page.locator("article").count() == 2)
+    assert [(line["prefix"], line["decision"], line["reason"]) for line in store.final(1)] == [(HOSTS[1], "not_math", "done")]
+    page.keyboard.press("j")
+    page.keyboard.press("s")
+    wait(lambda: page.locator("article").count() == 1)
+    assert store.row(number_of(store, HOSTS[0]), "ann").state == "skip"
+
+    assert press(page, "g", "f") == "Finish round 1?" and press(page, "h").startswith("Which of these")
+    press(page, "g", "f")
+    assert press(page, "y") == "Round 1 is finished" and store.queues()[0].is_finished
+    assert press(page, "r").startswith("Which of these") and not store.queues()[0].is_finished
+
+    press(page, "g", "i")
+    page.keyboard.press("c")
+    wait(lambda: page.wait_for_timeout(20) or chosen)
+    page.keyboard.press("y")
+    page.get_by_text("1 new decision imported").wait_for()
+    with page.expect_download() as download:
+        page.keyboard.press("x")
+    assert "klein.example/" in Path(download.value.path()).read_text()
+
+    page.keyboard.press("w")
+    page.keyboard.type("cy")
+    page.keyboard.press("Enter")
+    page.get_by_text("you: cy").wait_for()
+    assert press(page, "Enter") == HOSTS[2]  # what others flagged is asked as well
+    press(page, "m")
+    assert store.log(1)[0][0].who == "cy" and page.seen["errors"] == []
+
+
+def test_all_is_decided_and_the_run_goes_on_by_a_key(serve: Any, tmp_path: Path) -> None:
+    store = make_store(tmp_path, HOSTS[:1])
+    store.stamp(1)
+    page = serve(store).open("/q/1/next")
+    assert press(page, "m").startswith("Which of these")
+    page.get_by_text("The run goes on in a few seconds").wait_for()
+    assert press(page, "u") == HOSTS[0] and press(page, "m").startswith("Which of these")
+    assert press(page, "y") == "Round 1 is finished"
+
+
 def test_without_javascript(serve: Any, tmp_path: Path) -> None:
     site = serve(make_store(tmp_path))
     page = site.open(java_script_enabled=False)
@@ -201,7 +254,7 @@ def test_login_by_token(serve: Any, tmp_path: Path) -> None:
     assert heading(page) == "Log in"
 
 
-@pytest.mark.parametrize(("key", "state"), [("y", "math"), ("o", "disagreement")])
+@pytest.mark.parametrize(("key", "state"), [("y", "math"), ("o", "disagreement"), ("l", "math")])
 def test_two_people_on_one_prefix_get_a_conflict(serve: Any, tmp_path: Path, key: str, state: str) -> None:
     site = serve(make_store(tmp_path))
     address = f"/p/{number_of(site.store, HOSTS[0])}"

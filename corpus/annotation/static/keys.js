@@ -73,7 +73,8 @@
   };
   document.addEventListener("htmx:afterSettle", event => {
     ready();
-    if (event.detail.target.id === "main") document.getElementById("main").focus({preventScroll: true});
+    const main = document.getElementById("main");  // unless a key has chosen something on it already
+    if (event.detail.target.id === "main" && !main.contains(document.activeElement)) main.focus({preventScroll: true});
   });
   ready();
 })();
