@@ -260,7 +260,7 @@ def test_when_all_is_decided_the_run_goes_on_soon_or_now(client: Client, store: 
     store.stamp(number)
     client.submit(f"/q/{number}", f"/q/{number}/undo")
     done = client.decide(number_of(store, HOSTS[0]), "math")
-    assert "The run goes on in a few seconds; <kbd>u</kbd> still undoes" in done.text and "Nothing is left" in done.text
+    assert "The run goes on in a few seconds; undo <kbd>u</kbd> still works" in done.text and "Nothing is left" in done.text
     ended = client.submit(f"/q/{number}?notice=done", f"/q/{number}/finish")
     assert "is finished" in ended.text and store.queues()[0].finished_by == "ann"
     assert "this queue is finished" in client.get(f"/q/{number}?notice=done").text

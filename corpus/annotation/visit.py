@@ -73,10 +73,12 @@ class Visit:
             "notice": self.request.query_params.get("notice", ""), "NOTICES": NOTICES,
         }  # fmt: skip
         if queue:
-            queues = self.store.queues()
+            queues, progress = self.store.queues(), self.store.progress(queue.id)
+            by_budget = progress.budget > 0  # then `left` may be fewer than the hosts
             values |= {
-                "progress": self.store.progress(queue.id), "queues": queues, "labels": labels(queues), "last": self.latest(queue),
-                "elsewhere": elsewhere(queue, queues), "hosts_left": self.store.rows(queue.id, self.who, state="left", limit=0)[1],
+                "progress": progress, "queues": queues, "labels": labels(queues), "last": self.latest(queue),
+                "elsewhere": elsewhere(queue, queues),
+                "hosts_left": self.store.rows(queue.id, self.who, state="left", limit=0)[1] if by_budget else progress.left,
             }  # fmt: skip
         text = self.site.templates.get_template(template).render(values)
         return HTMLResponse(text.encode("utf-8", "replace"), status)
