@@ -223,7 +223,7 @@ def checked(number: int, line: Any, who: str) -> tuple[str, str, str, str]:
         ValueError: it is not a decision.
     """
     keys = ("prefix", "who", "reason")
-    values = [line.get(key) or "" for key in keys] if isinstance(line, dict) else [None]
+    values: list[Any] = [line.get(key) or "" for key in keys] if isinstance(line, dict) else [None]
     # a lone half of a surrogate pair cannot be stored
     is_text = all(isinstance(value, str) and value.encode(errors="replace").decode() == value for value in values)
     if not is_text or not values[0] or line.get("decision") not in FINAL:
