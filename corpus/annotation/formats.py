@@ -35,7 +35,7 @@ FILTERS_OF_STATE = {
 def number(value: float) -> str:
     """With thousands separated; one digit after the point below 10.
 
-    >>> number(12345), number(3.25), number(40.6)
+    >>> number(12345), number(3.26), number(40.6)
     ('12,345', '3.3', '41')
     """
     return f"{value:,.1f}" if isinstance(value, float) and abs(value) < 9.95 and value != int(value) else f"{round(value):,}"
