@@ -210,7 +210,7 @@ def test_it_waits_while_a_page_is_served_and_says_where(quick: None, monkeypatch
     running.join(30)
     assert running.error == "2 hosts wait for people"
     patient = Running(AnnotateConfig(source="human", runtime=PATIENT), inputs, out)
-    wait_for(lambda: "nobody serves the page: run `mathpipe annotate --profile toy`" in progress_of(out)["message"])
+    wait_for(lambda: f"nobody serves the page: run `{annotate_command('toy')}`" in progress_of(out)["message"])
     assert progress_of(out)["url"] == "http://127.0.0.1:8765/q/1"
     store.finish(1, "ann", "enough")
     assert patient.result()["num_decisions"] == 1

@@ -103,7 +103,7 @@ def test_the_policy_judges_every_port_of_a_host(tmp_path: Path) -> None:
 def test_a_file_gives_its_decisions_on_these_hosts(tmp_path: Path) -> None:
     export = tmp_path / "export.jsonl"
     config = AnnotateConfig(source="file", file=str(export))
-    with pytest.raises(ValueError, match=r"export\.jsonl: no such file"):
+    with pytest.raises(ValueError, match=r"export\.jsonl: No such file"):
         decide(tmp_path, config)
     answers = [
         {"prefix": "m.ox.ac.uk/q/", "decision": "math", "reason": "exercises\u2028and more", "who": "ann"},
