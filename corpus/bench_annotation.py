@@ -41,7 +41,7 @@ from pathlib import Path
 from mathpipe.corpus.annotation import serve
 from mathpipe.corpus.annotation.store import Store
 from mathpipe.corpus.round_config import AnnotateConfig
-serve.serve(Store(sys.argv[1]), AnnotateConfig(), "127.0.0.1", int(sys.argv[2]), "ann")
+serve.serve(Store(sys.argv[1]), AnnotateConfig(), "", "127.0.0.1", int(sys.argv[2]), "ann")
 """
 
 
@@ -147,7 +147,8 @@ def load(database: Path, think_s: float, seconds: float, kill_after_s: float | N
     server = subprocess.Popen([sys.executable, "-c", SERVER, str(database), str(port)], stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout
-        server.stdout.readline()
+        if not server.stdout.readline():
+            raise RuntimeError("the server did not start; its error stands above")
         while socket.socket().connect_ex(("127.0.0.1", port)):
             time.sleep(0.05)
         people = [Annotator(port, f"annotator {number}", think_s) for number in range(NUM_ANNOTATORS)]
