@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mathpipe.pipeline import artifact
+from mathpipe.pipeline.config import annotate_command
 from mathpipe.pipeline.plan import artifact_folders
 from mathpipe.pipeline.tasks import HOST, PORT, scheduler_answers
 
@@ -49,7 +50,7 @@ def serve(root: Path, report: Path | None, annotation: str | None = None) -> Non
                 _start(started, root / "tensorboard.log", [sys.executable, "-m", "tensorboard.main", *words], url)
             links["curves (TensorBoard)"] = url
         links["report"] = report.absolute().as_uri() if report else "not built yet; run `mathpipe report`"
-        links["annotation"] = annotation or "not served now; run `mathpipe annotate`"
+        links["annotation"] = annotation or f"not served now; run `{annotate_command(root.name)}`"
         links["logs"] = root.absolute().as_uri()
         for name, link in links.items():
             print(f"{name + ':':24}{link}")
