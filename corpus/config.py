@@ -65,6 +65,8 @@ class CorpusConfig:
     """Words of two or more letters without which a gram does not count: 1 lets "1 2 3 … 10" pass, which a MATH problem has."""
     unit: str = "page"
     """What is removed: the `page`, or each `segment` (paragraph between blank lines) that holds words of the gram."""
+    train_splits: bool = True
+    """Whether the training splits of benchmarks are benchmark texts too; false where they may be learnt from."""
     runtime: Runtime = field(default_factory=Runtime)
 
     def __post_init__(self) -> None:
@@ -79,9 +81,19 @@ class CorpusConfig:
 
 
 @dataclass(frozen=True)
+class CleanExamplesConfig(CorpusConfig):
+    """The same for the examples of SFT, which may be taken from training splits."""
+
+    SECTION: ClassVar[str] = "clean_examples"
+
+    train_splits: bool = False
+    """As above; the training problems of GSM8K and MATH are what SFT learns from (section 3.1)."""
+
+
+@dataclass(frozen=True)
 class CorpusInputs:
-    """What decontamination reads."""
+    """What decontamination reads: any artifact with the columns of pages (but score), all of it without `selected`."""
 
     pages: Path
-    selected: Path
     benchmarks: Path
+    selected: Path | None = None

@@ -50,22 +50,24 @@ def run(config: CorpusConfig, inputs: CorpusInputs, out: Path) -> dict[str, Any]
     missing = [file for file in files if not (out / "data" / file.name).exists()]
     jobs = [(config, file, inputs.selected, inputs.benchmarks, out) for file in missing]
     run_jobs(clean_file, jobs, config.runtime, out, "files", "decontaminating", len(files) - len(missing))
-    return describe(inputs, out)
+    return describe(config, inputs, out)
 
 
 @functools.lru_cache(maxsize=1)
 def read_index(config: CorpusConfig, benchmarks: Path) -> Index:
     """The index of all benchmark texts, made once in a process."""
-    return Index(read_benchmarks(benchmarks), config.ngram_words, config.min_ngram_words, config.gram, config.min_spelled_words)
+    texts = read_benchmarks(benchmarks, config.train_splits)
+    return Index(texts, config.ngram_words, config.min_ngram_words, config.gram, config.min_spelled_words)
 
 
-def read_benchmarks(benchmarks: Path) -> list[BenchmarkText]:
-    """The texts of a benchmarks artifact."""
-    columns = [table.to_pydict().values() for table in artifact.read_columns(benchmarks, ["benchmark", "item", "text", "whole"])]
-    return [BenchmarkText(*row) for table in columns for row in zip(*table, strict=True)]
+def read_benchmarks(benchmarks: Path, train_splits: bool = True) -> list[BenchmarkText]:
+    """The texts of a benchmarks artifact, with or without those of training splits."""
+    tables = artifact.read_columns(benchmarks, ["benchmark", "item", "text", "whole", "split"])
+    wanted = [table if train_splits else table.filter(pc.not_equal(table["split"], "train")) for table in tables]
+    return [BenchmarkText(*row) for table in wanted for row in zip(*table.drop_columns("split").to_pydict().values(), strict=True)]
 
 
-def clean_file(config: CorpusConfig, file: Path, selected: Path, benchmarks: Path, out: Path) -> str:
+def clean_file(config: CorpusConfig, file: Path, selected: Path | None, benchmarks: Path, out: Path) -> str:
     """Selected pages of one file of pages, divided into `rejects/` (complete first) and `data/`; returns a status line."""
     index = read_index(config, benchmarks)
     with (
@@ -79,22 +81,27 @@ def clean_file(config: CorpusConfig, file: Path, selected: Path, benchmarks: Pat
     return file.name
 
 
-def selected_pages(file: Path, selected: Path) -> Iterator[pa.Table]:
-    """Rows of PAGE_SCHEMA of the selected pages of one file, a batch at a time.
+def selected_pages(file: Path, selected: Path | None) -> Iterator[pa.Table]:
+    """Rows of PAGE_SCHEMA of the selected pages of one file (None: of all, without a score), a batch at a time.
 
     Raises:
         ContractError: the selection has no file of that name.
     """
-    sidecar = selected / "data" / file.name
-    if not sidecar.exists():
-        raise artifact.ContractError(f"{sidecar}: missing; run the select step on {file.parents[1]} again")
-    chosen = pq.read_table(sidecar, columns=["id", "score"])
+    chosen = None
+    if selected:
+        sidecar = selected / "data" / file.name
+        if not sidecar.exists():
+            raise artifact.ContractError(f"{sidecar}: missing; run the select step on {file.parents[1]} again")
+        chosen = pq.read_table(sidecar, columns=["id", "score"])
     columns = [name for name in PAGE_SCHEMA.names if name != "score"]
     for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=columns):
         table = pa.Table.from_batches([batch])
-        place = pc.index_in(table["id"], chosen["id"])
-        table = table.append_column("score", chosen["score"].take(place))
-        yield table.filter(place.is_valid()).select(PAGE_SCHEMA.names).cast(PAGE_SCHEMA)
+        if chosen is None:
+            table = table.append_column("score", pa.nulls(len(table), pa.float64()))
+        else:
+            place = pc.index_in(table["id"], chosen["id"])
+            table = table.append_column("score", chosen["score"].take(place)).filter(place.is_valid())
+        yield table.select(PAGE_SCHEMA.names).cast(PAGE_SCHEMA)
 
 
 def clean(config: CorpusConfig, pages: pa.Table, matches: Sequence[list[Match]]) -> tuple[pa.Table, pa.Table]:
@@ -140,7 +147,7 @@ def describe_gone(gone: Mapping[Any, Sequence[Match]]) -> list[dict[str, Any]]:
     ]
 
 
-def describe(inputs: CorpusInputs, out: Path) -> dict[str, Any]:
+def describe(config: CorpusConfig, inputs: CorpusInputs, out: Path) -> dict[str, Any]:
     """Counts for the manifest."""
     kept = pa.concat_tables(artifact.read_columns(out, ["id", "num_tokens"]))
     if not len(kept):
@@ -148,7 +155,7 @@ def describe(inputs: CorpusInputs, out: Path) -> dict[str, Any]:
     rejects = pa.concat_tables(artifact.read_columns(out, ["id", "benchmark", "gram"], "rejects"))
     touched = pc.unique(rejects["id"])
     num_cut = pc.sum(pc.is_in(touched, kept["id"])).as_py() or 0
-    texts = pa.concat_tables(artifact.read_columns(inputs.benchmarks, ["benchmark"]))["benchmark"].to_pylist()
+    texts = [text.benchmark for text in read_benchmarks(inputs.benchmarks, config.train_splits)]
     return {
         "num_pages": len(kept), "num_tokens": pc.sum(kept["num_tokens"]).as_py(), "num_removed": len(touched) - num_cut, "num_cut": num_cut,
         "removed_by_benchmark": dict(sorted(Counter(rejects["benchmark"].to_pylist()).items())),

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mathpipe.corpus import decontaminate
-from mathpipe.corpus.config import CorpusConfig, CorpusInputs
+from mathpipe.corpus.config import CleanExamplesConfig, CorpusConfig, CorpusInputs
 from mathpipe.corpus.ngrams import BenchmarkText, Index, Match
 from mathpipe.corpus.words import Words, words
 from mathpipe.eval.sources import read_local
@@ -111,14 +111,14 @@ def inputs(tmp_path: Path) -> CorpusInputs:
     parts = {
         "pages": {"00000": made[:3], "00001": made[3:], "00002": made[:0]},
         "selected": {"00000": scores[:3], "00001": [scores[i] for i in (4, 5)], "00002": []},
-        "benchmarks": {"gsm8k": [{"benchmark": "gsm8k", "item": "7", "text": LONG, "whole": True}]},
+        "benchmarks": {"gsm8k": [{"benchmark": "gsm8k", "item": "7", "text": LONG, "whole": True, "split": "test"}]},
     }
     for name, files in parts.items():
         for file, found in files.items():
             table = pa.Table.from_pylist(found or (scores if name == "selected" else made))[: len(found)]
             artifact.write_parquet(folder(tmp_path, name) / "data" / f"{file}.parquet", table)
         finish(tmp_path / name, {})
-    return CorpusInputs(*(tmp_path / name for name in parts))
+    return CorpusInputs(**{name: tmp_path / name for name in parts})
 
 
 def test_pages_go_whole_and_a_killed_stage_continues(inputs: CorpusInputs, tmp_path: Path) -> None:
@@ -147,11 +147,26 @@ def _in_turn(calls: list[Path], function, jobs, *_) -> None:  # type: ignore[no-
         function(*job)
 
 
+def test_without_a_selection_all_pages_are_cleaned_and_training_splits_can_be_left_out(inputs: CorpusInputs, tmp_path: Path) -> None:
+    """What SFT learns from may be a benchmark's training split; a test problem goes as everywhere."""
+    train = {"benchmark": "math", "item": "3", "text": "not selected", "whole": True, "split": "train"}
+    artifact.write_parquet(inputs.benchmarks / "data" / "math.parquet", pa.Table.from_pylist([train | {"text": "a plain one"}, train]))
+    whole = CorpusInputs(inputs.pages, inputs.benchmarks)
+    kept = {}
+    for number, config in enumerate((CorpusConfig(min_ngram_words=2), CleanExamplesConfig(min_ngram_words=2))):
+        out = folder(tmp_path, f"whole{number}")
+        facts = decontaminate.run(config, whole, out)
+        kept[number] = [row["url"] for row in rows(out)]
+        assert facts["num_benchmark_texts"] == (3, 1)[number]
+    assert kept == {0: ["u1", "u4", "u5"], 1: ["u1", "u3", "u4", "u5"]}
+    assert {row["score"] for row in rows(tmp_path / "whole1")} == {None}
+
+
 def test_segments_go_alone(inputs: CorpusInputs, tmp_path: Path) -> None:
     out = folder(tmp_path, "out")
     for file in artifact.parquet_files(inputs.pages):
         decontaminate.clean_file(CorpusConfig(unit="segment"), file, inputs.selected, inputs.benchmarks, out)
-    facts = decontaminate.describe(inputs, out)
+    facts = decontaminate.describe(CorpusConfig(unit="segment"), inputs, out)
     assert [(row["url"], row["text"], row["num_tokens"]) for row in rows(out)][:2] == [("u0", "Sums.\n\nBye", 3), ("u1", "plain", 9)]
     assert [(row["url"], row["segment"]) for row in rows(out, "rejects")] == [
         ("u0", "Add one two three four five six seven eight nine ten."), ("u2", LONG),

@@ -65,10 +65,10 @@ def test_two_rounds_then_decontamination(small_pages: Path, tmp_path: Path) -> N
     text = next(row["text"] for row in rows(small_pages) if row["id"] == chosen[0]["id"])
     gram = " ".join(text.split()[5:40])
     bench = folder(tmp_path, "benchmarks")
-    text = {"benchmark": ["math"], "item": ["7"], "url": ["x"], "text": [gram], "whole": [True]}
+    text = {"benchmark": ["math"], "item": ["7"], "url": ["x"], "text": [gram], "whole": [True], "split": ["test"]}
     artifact.write_parquet(bench / "data" / "b.parquet", pa.table(text))
     out = folder(tmp_path, "corpus")
-    facts = decontaminate.run(CorpusConfig(), CorpusInputs(small_pages, tmp_path / "2" / "select", finish(bench, {})), out)
+    facts = decontaminate.run(CorpusConfig(), CorpusInputs(small_pages, finish(bench, {}), tmp_path / "2" / "select"), out)
     removed = rows(out, "rejects")
     assert chosen[0]["id"] in {row["id"] for row in removed} and {row["item"] for row in removed} == {"7"}
     assert facts["num_pages"] + facts["num_removed"] == len(chosen)
