@@ -131,6 +131,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def read_tables(path: Path, overrides: Iterable[str] = ()) -> Tables:
     """Tables of a TOML file with `section.key=value` overrides applied (value in TOML syntax; a bare word is a string).
 
+    A key may reach into the file's nested tables: `sources.sources.code.max_tokens=1e6`.
+
     Raises:
         ConfigError: the file is missing or not TOML, or an override is not `section.key=value`.
     """
@@ -148,7 +150,13 @@ def read_tables(path: Path, overrides: Iterable[str] = ()) -> Tables:
         name, dot, field = key.strip().partition(".")
         if not (equals and dot and field):
             raise ConfigError(f"--set {override!r}: expected section.key=value, for example grpo.group_size=16")
-        tables.setdefault(name, {})[field] = _parse_value(text.strip())
+        *outer, last = [name, *field.split(".")]
+        table: Any = tables
+        for step in outer:
+            table = table.setdefault(step, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"--set {override!r}: {step!r} is not a table; give its whole value: --set '{name}.{step}=[…]'")
+        table[last] = _parse_value(text.strip())
     return tables
 
 
@@ -189,7 +197,7 @@ def build(cls: type[T], table: Mapping[str, Any], where: str, runtime: Runtime |
 
 
 def _convert(value: Any, wanted: Any, where: str) -> Any:
-    """`value` as the annotated type; int is accepted for float, a list for a tuple; nothing else is coerced."""
+    """`value` as the annotated type; int is accepted for float, a list for a tuple, a table for a dataclass; nothing else is coerced."""
     origin, args = typing.get_origin(wanted), typing.get_args(wanted)
     if origin in (types.UnionType, typing.Union):
         wanted = next(a for a in args if a is not types.NoneType)
@@ -200,10 +208,14 @@ def _convert(value: Any, wanted: Any, where: str) -> Any:
         item_types = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
         if len(item_types) != len(value):
             raise ConfigError(f"{where}: expected {len(item_types)} values, found {len(value)}")
-        return tuple(_convert(v, t, where) for v, t in zip(value, item_types, strict=True))
+        places = [f"{where}[{i}]" if dataclasses.is_dataclass(item) else where for i, item in enumerate(item_types)]
+        return tuple(_convert(v, t, place) for v, t, place in zip(value, item_types, places, strict=True))
+    is_dataclass = dataclasses.is_dataclass(wanted)
+    if (is_dataclass or origin is dict or origin is Mapping) and not isinstance(value, dict):
+        raise ConfigError(f"{where}: expected a table, found {value!r}")
+    if is_dataclass:
+        return build(wanted, value, where)
     if origin is dict or origin is Mapping:
-        if not isinstance(value, dict):
-            raise ConfigError(f"{where}: expected a table, found {value!r}")
         return {k: _convert(v, args[1], f"{where}.{k}") for k, v in value.items()}
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -213,9 +225,17 @@ def _convert(value: Any, wanted: Any, where: str) -> Any:
 
 
 def to_table(config: Any) -> dict[str, Any]:
-    """Plain TOML-ready table of a config dataclass, without `runtime` and without fields that are None."""
+    """Plain TOML-ready table of a config dataclass, nested ones included, without `runtime` and without fields that are None."""
     table = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name != "runtime"}
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in table.items() if v is not None}
+    return {key: _plain(value) for key, value in table.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_table(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def write_tables(path: Path, tables: Mapping[str, Mapping[str, Any]]) -> None:
