@@ -1,6 +1,6 @@
 """The language model: a transformers Llama (untied embeddings, as DeepSeek's), and log-probabilities from it.
 
-Shapes: B batch, T tokens, V vocabulary, H hidden; N positions that count, flattened over the batch.
+Shapes: B batch, T tokens, H hidden; N positions that count, flattened over the batch.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from mathpipe.pipeline.artifact import ContractError
+from mathpipe.pretrain import loss
 from mathpipe.pretrain.config import PretrainConfig
 
 MODEL = "model"
 """Folder of an artifact that transformers and vLLM open: weights, config, tokenizer."""
-LOGITS_CHUNK = 4096
-"""Positions whose logits exist at the same time."""
 
 
 def build(config: PretrainConfig, vocab_size: int, eos: int, pad: int) -> nn.Module:
@@ -61,31 +60,25 @@ def save(model: Any, tokenizer: Any, out: Path) -> None:
 
 
 def log_probs(hidden_NH: Tensor, head: nn.Module, targets_N: Tensor, temperature_N: Tensor | None = None) -> Tensor:
-    """log p(target) at N positions, `[N]` in fp32, without ever holding `[N, V]` logits for more than a chunk.
+    """log p(target) at N positions, `[N]` in fp32, each with a gradient of its own; logits exist for one chunk at a time.
 
     Args:
         hidden_NH: last hidden states of the positions that predict the targets.
         temperature_N: divides the logits of each position (its trajectory's own temperature); None is 1.
     """
-    parts = []
-    for start in range(0, max(1, len(targets_N)), LOGITS_CHUNK):
-        rows = slice(start, start + LOGITS_CHUNK)
-        logits_NV = head(hidden_NH[rows]).float()
-        if temperature_N is not None:
-            logits_NV = logits_NV / temperature_N[rows, None]
-        parts.append(-F.cross_entropy(logits_NV, targets_N[rows], reduction="none"))
-    return torch.cat(parts)
+    rows = torch.arange(len(targets_N), device=hidden_NH.device)
+    return -loss.nll(head, hidden_NH, rows, targets_N, temperature_N, in_forward=False)
 
 
 class TokenLoss(nn.Module):
-    """Summed negative log-likelihood of the labelled tokens of a batch; what DeepSpeed wraps in pre-training and SFT."""
+    """Summed negative log-likelihood of the labelled tokens of each row of a batch; what DeepSpeed wraps in pre-training and SFT."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, ids_BT: Tensor, labels_BT: Tensor, positions_BT: Tensor | None = None, documents_BT: Tensor | None = None) -> Tensor:
-        """Sum over labelled positions of -log p(label), a scalar.
+        """Sum over a row's labelled positions of -log p(label), `[B]` in fp32. Cheapest when the rows are summed with equal weights.
 
         Args:
             ids_BT: input tokens.
@@ -95,9 +88,10 @@ class TokenLoss(nn.Module):
         """
         mask = None if documents_BT is None else block_causal_mask(documents_BT, next(self.model.parameters()).dtype)
         hidden_BTH = self.model.model(input_ids=ids_BT, attention_mask=mask, position_ids=positions_BT, use_cache=False).last_hidden_state
-        labels = labels_BT[:, 1:]
-        counted = labels != -100
-        return -log_probs(hidden_BTH[:, :-1][counted], self.model.lm_head, labels[counted]).sum()
+        following = F.pad(labels_BT[:, 1:], (0, 1), value=-100).flatten()
+        rows_N = (following != -100).nonzero().squeeze(1)
+        nll_N = loss.nll(self.model.lm_head, hidden_BTH.flatten(0, 1), rows_N, following[rows_N])
+        return torch.zeros(len(ids_BT), device=ids_BT.device).index_add(0, rows_N // ids_BT.shape[1], nll_N)
 
 
 def block_causal_mask(documents_BT: Tensor, dtype: torch.dtype) -> Tensor:

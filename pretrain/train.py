@@ -49,7 +49,7 @@ def held_out_nats(loss: model.TokenLoss, data: np.ndarray, context: int, batch: 
     width = min(context, len(data))
     count = min(len(data), MAX_HELD_OUT_TOKENS) // width
     rows = torch.from_numpy(data[: count * width].astype(np.int64)).view(count, width)
-    nats = sum(float(loss(part.to(device), part.to(device))) for part in rows[optim.rank() :: optim.world_size()].split(batch))
+    nats = sum(float(loss(part.to(device), part.to(device)).sum()) for part in rows[optim.rank() :: optim.world_size()].split(batch))
     return optim.total(nats), rows.numel() - len(rows)
 
 
@@ -98,7 +98,7 @@ def run(config: PretrainConfig, inputs: PretrainInputs, out: Path) -> dict[str, 
         predicted = per_step * (config.context - 1)
         nats = 0.0
         for part in batch.chunk(micro_steps):
-            loss = engine(part, part)
+            loss = engine(part, part).sum()
             engine.backward(optim.scaled(loss / predicted, micro_steps))
             norm = optim.step(engine)
             nats += float(loss.detach())

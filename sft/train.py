@@ -115,7 +115,7 @@ def run(config: SftConfig, inputs: SftInputs, out: Path) -> dict[str, Any]:
 def _loss(engine: Any, batch: packing.Batch, isolate: bool, device: Any) -> Tensor:
     # given restarting positions and no mask, transformers would isolate examples by itself, so crossing is asked for by a mask too
     documents = batch.documents if isolate else batch.documents.clamp(max=0)
-    return engine(batch.ids.to(device), batch.labels.to(device), batch.positions.to(device), documents.to(device))
+    return engine(batch.ids.to(device), batch.labels.to(device), batch.positions.to(device), documents.to(device)).sum()
 
 
 if __name__ == "__main__":

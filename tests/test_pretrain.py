@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mathpipe.pipeline import artifact
-from mathpipe.pretrain import model, optim, tokens, train_tokenizer
+from mathpipe.pretrain import loss, model, optim, tokens, train_tokenizer
 from mathpipe.pretrain import tokenizer as bpe
 from mathpipe.pretrain.config import PretrainConfig, TokenizerConfig, TokenizerInputs, TokensConfig, TokensInputs
 from mathpipe.pretrain.train import windows
@@ -116,7 +116,7 @@ def test_embeddings_are_untied_and_a_saved_model_opens_again(tokenizer_artifact,
 
 
 def test_log_probs_by_chunks_equal_softmax(monkeypatch):
-    monkeypatch.setattr(model, "LOGITS_CHUNK", 3)
+    monkeypatch.setitem(loss.CHUNK_LOGITS, "cpu", 3 * 7)
     torch.manual_seed(0)
     hidden, head, targets = torch.randn(10, 4), torch.nn.Linear(4, 7, bias=False), torch.randint(0, 7, (10,))
     temperature = torch.linspace(0.5, 1.5, 10)

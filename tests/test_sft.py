@@ -125,7 +125,7 @@ EXAMPLES = [
 
 def summed_loss(loss_of, sequences):
     batch = collate(sequences, pad=1)
-    return loss_of(batch.ids, batch.labels, batch.positions, batch.documents)
+    return loss_of(batch.ids, batch.labels, batch.positions, batch.documents).sum()
 
 
 def test_packed_loss_and_gradient_equal_unpacked(loss_of):
@@ -142,7 +142,7 @@ def test_attention_does_not_cross_examples_unless_allowed(loss_of):
     unlabelled = [Encoded(EXAMPLES[0].ids, [IGNORE] * 5), *EXAMPLES[1:]]
     assert float(summed_loss(loss_of, [changed]).detach()) == pytest.approx(float(summed_loss(loss_of, [unlabelled]).detach()), abs=1e-6)
     batches = [collate([changed], 1), collate([unlabelled], 1)]
-    crossing = [loss_of(b.ids, b.labels, b.positions, b.documents.clamp(max=0)).detach() for b in batches]
+    crossing = [loss_of(b.ids, b.labels, b.positions, b.documents.clamp(max=0)).sum().detach() for b in batches]
     assert abs(float(crossing[0] - crossing[1])) > 1e-4
 
 
