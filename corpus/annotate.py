@@ -15,7 +15,6 @@ of the round before.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
@@ -29,7 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mathpipe.corpus import urls
-from mathpipe.corpus.annotation.records import checked
+from mathpipe.corpus.annotation.records import checked, parsed
 from mathpipe.corpus.round_config import AnnotateConfig, AnnotateInputs
 from mathpipe.pipeline import artifact, log, stage
 from mathpipe.pipeline.config import ANNOTATION_PORT, annotate_command
@@ -62,18 +61,8 @@ def run(config: AnnotateConfig, inputs: AnnotateInputs, out: Path) -> dict[str, 
     else:
         hosts = pq.read_table(inputs.domains / "math_hosts.parquet")["host"].combine_chunks()
         decisions = read_decisions(Path(config.file), hosts) if config.source == "file" else by_policy(config, inputs, hosts)
-    write_lines(out / "decisions.jsonl", decisions)
+    artifact.write_lines(out / "decisions.jsonl", decisions)
     return facts | {"num_decisions": len(decisions), "num_math": sum(decision["decision"] == "math" for decision in decisions)}
-
-
-def write_lines(file: Path, values: Iterable[dict[str, Any]]) -> None:
-    """JSON lines, atomically."""
-    partial = file.with_name(f".{file.name}.tmp")
-    try:
-        partial.write_text("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values), encoding="utf-8")
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def page_urls(path: Path, hosts: pa.Array) -> Iterator[str]:
@@ -106,7 +95,7 @@ def ask_people(config: AnnotateConfig, inputs: AnnotateInputs, number: int, out:
         created_at = next(found.created_at for found in store.queues() if found.id == queue)
         return decisions, {
             "decided_before": sum(decision["at"] < created_at for decision in decisions), "num_left": hosts_left(store, queue),
-            "num_unsettled": progress.num_flagged + progress.num_disagreements,
+            "num_unsettled": progress.num_unsettled,
             "annotators": list(store.people(queue)), "kappa": store.agreement(queue).kappa,
         }  # fmt: skip
     except DatabaseError as error:
@@ -152,9 +141,9 @@ def has_ended(store: Store, queue: int, patient: bool, events: Events, progress:
     elif url is None and not patient:
         raise stage.Waiting(what_waits(store, queue, now))
     else:
-        num_unsettled = now.num_flagged + now.num_disagreements
         nobody = "" if url else f"nobody serves the page: run `{annotate_command(progress.file.parent.parent.name)}`"
-        message = "; ".join(filter(None, [counted(now.num_decisions, "decision"), num_unsettled and f"{num_unsettled} to settle", nobody]))
+        to_settle = f"{now.num_unsettled} to settle" if now.num_unsettled else ""
+        message = "; ".join(filter(None, [counted(now.num_decisions, "decision"), to_settle, nobody]))
     store.stamp(queue)
     progress.total, progress.unit, progress.done = steps(now)
     progress.url = f"{url or f'http://127.0.0.1:{ANNOTATION_PORT}/'}q/{queue}"
@@ -190,7 +179,7 @@ def hosts_left(store: Store, queue: int) -> int:
 
 def what_waits(store: Store, queue: int, now: Progress) -> str:
     """`3 hosts wait for people, 1 prefix is to be settled`."""
-    num_hosts, num_unsettled = hosts_left(store, queue), now.num_flagged + now.num_disagreements
+    num_hosts, num_unsettled = hosts_left(store, queue), now.num_unsettled
     hosts = f"{counted(num_hosts, 'host')} wait{'s' * (num_hosts == 1)} for people" if num_hosts else ""
     noun, verb = ("prefix", "is") if num_unsettled == 1 else ("prefixes", "are")
     return ", ".join(filter(None, [hosts, num_unsettled and f"{num_unsettled} {noun} {verb} to be settled"]))
@@ -205,7 +194,7 @@ def end_of(now: Progress) -> str:
     """Why a queue ends by itself, or an empty string: what is to be settled keeps it open, but not beyond its budget."""
     if 0 < now.budget <= now.num_decisions:
         return f"the budget of {counted(now.budget, 'decision')} is spent"
-    return "" if now.left or now.num_flagged or now.num_disagreements else "all decided"
+    return "" if now.left or now.num_unsettled else "all decided"
 
 
 def by_policy(config: AnnotateConfig, inputs: AnnotateInputs, hosts: pa.Array) -> list[dict[str, str]]:
@@ -265,15 +254,9 @@ def parse_decisions(file: Path, who: str) -> Iterator[dict[str, Any]]:
         ValueError: the file cannot be read, or a line is not a decision.
     """
     try:
-        with file.open(encoding="utf-8", newline="\n") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    decision = json.loads(line)
-                    checked(number, decision, who)
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"line {number}: not JSON: {error}") from None
-                except RecursionError:
-                    raise ValueError(f"line {number}: nested too deep to be a decision") from None
+        with file.open("rb") as lines:
+            for number, decision in parsed(lines):
+                checked(number, decision, who)
                 yield {**decision, "who": decision.get("who") or who, "reason": decision.get("reason") or ""}
     except OSError as error:
         raise ValueError(f"{file}: {error.strerror}; give a JSONL of decisions") from None

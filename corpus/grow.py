@@ -12,7 +12,6 @@ every collected page and every page under an annotated prefix.
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -80,8 +79,8 @@ def pass_on(previous: Path, number: int, out: Path) -> dict[str, Any]:
 
 def read_verdicts(annotations: Path) -> dict[str, bool]:
     """Prefix → whether it is math."""
-    lines = (annotations / "decisions.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
-    return {decision["prefix"]: decision["decision"] == "math" for decision in map(json.loads, lines)}
+    decisions = artifact.read_lines(annotations / "decisions.jsonl")
+    return {decision["prefix"]: decision["decision"] == "math" for decision in decisions}
 
 
 def pages_under(pages: Path, verdicts: dict[str, bool]) -> np.ndarray:

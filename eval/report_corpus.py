@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -15,7 +14,7 @@ from mathpipe.eval.config import ReportConfig
 from mathpipe.eval.markup import Raw, figures, folded, number, percent, plot, table, tag
 from mathpipe.eval.published import CORPUS, ROUND_4_OVERLAP
 from mathpipe.eval.report_source import Entry, Source, require
-from mathpipe.pipeline.artifact import ContractError, parquet_files
+from mathpipe.pipeline.artifact import ContractError, parquet_files, read_lines
 
 MAX_EXCERPT_CHARS = 1200
 NUM_DOMAINS = 15
@@ -114,8 +113,7 @@ def domains(source: Source) -> str:
     if judged is None:
         return "<p>The last round’s domains have been removed.</p>"
     rows = pq.read_table(judged / "domains.parquet").to_pylist()
-    lines = (annotated / "decisions.jsonl").read_text(encoding="utf-8").split("\n")[:-1] if annotated else []
-    decisions = [json.loads(line) for line in lines]
+    decisions = read_lines(annotated / "decisions.jsonl") if annotated else []
     body = [
         [row["host"], row["num_pages"], row["num_collected"], percent(row["collected_frac"]), row["mean_score"],
          "yes" if row["is_math"] else "no", verdicts([d for d in decisions if is_below(d["prefix"], row["host"])])]

@@ -96,15 +96,32 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     file = path / "metrics.jsonl"
     if not file.exists():
         return []
+    return read_lines(file)
+
+
+def json_lines(values: Iterable[Any]) -> str:
+    """One JSON value a line."""
+    return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
+
+
+def read_lines(file: Path) -> list[Any]:
+    """The values of a file of JSON lines (`splitlines` would also break at U+2028)."""
     return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+
+
+def write_lines(file: Path, values: Iterable[Any]) -> None:
+    """JSON lines, atomically."""
+    partial = file.with_name(f".{file.name}.tmp")
+    try:
+        partial.write_text(json_lines(values), encoding="utf-8")
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def truncate_metrics(out: Path, keep: int) -> None:
     """Drop metrics with `step` > `keep`: a stage resuming after step `keep` writes them again."""
-    rows = [row for row in read_metrics(out) if row.get("step", 0) <= keep]
-    partial = out / ".metrics.jsonl.tmp"
-    partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    partial.replace(out / "metrics.jsonl")
+    write_lines(out / "metrics.jsonl", [row for row in read_metrics(out) if row.get("step", 0) <= keep])
 
 
 def parquet_files(path: Path, folder: str = "data") -> list[Path]:

@@ -150,7 +150,7 @@ def test_it_ends_when_no_host_is_left_and_gives_exactly_the_final_verdicts(quick
     assert store.queues()[0].is_finished
 
     export = tmp_path / "export.jsonl"
-    annotate.write_lines(export, store.final(1))
+    artifact.write_lines(export, store.final(1))
     again = folder(tmp_path, "file")
     annotate.run(AnnotateConfig(source="file", file=str(export)), inputs, again)
     assert (again / "decisions.jsonl").read_bytes() == (out / "decisions.jsonl").read_bytes()

@@ -110,7 +110,7 @@ def test_a_file_gives_its_decisions_on_these_hosts(tmp_path: Path) -> None:
         {"prefix": "elsewhere.org/", "decision": "math", "reason": "of another round", "who": "ann"},
         {"prefix": "m.ox.ac.uk:8080/", "decision": "not_math", "reason": "a blog", "who": "bob"},
     ]
-    annotate.write_lines(export, answers)
+    artifact.write_lines(export, answers)
     out, decisions = decide(tmp_path, config)
     assert decisions == [answers[0], answers[2]]
     assert grow.read_verdicts(out) == {"m.ox.ac.uk/q/": True, "m.ox.ac.uk:8080/": False}

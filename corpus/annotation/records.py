@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,6 +149,11 @@ class Progress:
     tokens_added: int
     """Tokens of the uncollected pages that are math by the verdicts so far."""
 
+    @property
+    def num_unsettled(self) -> int:
+        """Flags and disagreements."""
+        return self.num_flagged + self.num_disagreements
+
 
 class Conflict(Exception):
     """Somebody else has decided since the author looked; nothing was written."""
@@ -214,6 +219,22 @@ def nearest_above(lines: Mapping[str, dict[str, Any]], prefix: str) -> str:
     folders = prefix.split("/")
     above = ("/".join(folders[:depth]) + "/" for depth in range(len(folders) - 2, 0, -1))
     return next((lines[name]["decision"] for name in above if name in lines), "")
+
+
+def parsed(lines: Iterable[bytes]) -> Iterator[tuple[int, Any]]:
+    """(number, value) of each line of JSON that is not empty.
+
+    Raises:
+        ValueError: a line is not JSON in UTF-8.
+    """
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except RecursionError:
+                raise ValueError(f"line {number}: nested too deep to be a decision") from None
+            except ValueError as error:
+                raise ValueError(f"line {number}: not JSON: {error}") from None
 
 
 def checked(number: int, line: Any, who: str) -> tuple[str, str, str, str]:

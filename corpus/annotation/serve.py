@@ -24,7 +24,7 @@ from mathpipe.corpus.annotation import app, suggest
 from mathpipe.corpus.annotation.schema import DatabaseError
 from mathpipe.corpus.annotation.store import Queue, Store
 from mathpipe.corpus.round_config import AnnotateConfig
-from mathpipe.pipeline import log
+from mathpipe.pipeline import artifact, log
 
 SEEN_S = 5.0
 """How often the server says that it is there."""
@@ -76,7 +76,7 @@ def export(file: Path, decisions: list[dict[str, Any]]) -> None:
         ValueError: the file cannot be written.
     """
     try:
-        annotate.write_lines(file, decisions)
+        artifact.write_lines(file, decisions)
     except OSError as error:
         raise ValueError(f"{file}: {error.strerror}; give a file that can be written") from None
 

@@ -7,6 +7,7 @@ every list is read from an index. A question's number stays for good: 10,000,000
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import defaultdict
 from collections.abc import Iterable
@@ -48,6 +49,7 @@ PAUSE_S = 300
 """Longer times between decisions are breaks."""
 NUM_RECENT = 30
 """Decisions from which the pace is taken."""
+IS_UNSETTLED = f"state IN {UNSETTLED}"
 # `|| ''` keeps SQLite from going through all prefixes in order in search of those that a list has
 ORDERS = {
     "gain": "gain DESC, id", "pages": "num_pages DESC, id", "score": "mean_score DESC, id", "tokens": "num_tokens DESC, id",
@@ -101,7 +103,7 @@ class Store(Presence):
         """How far a queue is."""
         with self.database.reading() as c:
             head = tree.read_queue(c, queue)
-            by_state = "SELECT state, count(*) FROM questions WHERE queue_id = :queue AND state IN ('flag', 'disagreement') GROUP BY state"
+            by_state = f"SELECT state, count(*) FROM questions WHERE queue_id = :queue AND {IS_UNSETTLED} GROUP BY state"
             unsettled = {state: num for state, num in c.all(by_state, {"queue": queue})}
             recent = "SELECT at FROM decisions WHERE queue_id = :queue AND kind = 'decide' ORDER BY id DESC LIMIT :num"
             times = c.column(recent, {"queue": queue, "num": NUM_RECENT})
@@ -164,7 +166,7 @@ class Store(Presence):
         """(flags and disagreements to settle, number of all)."""
         values = {"queue": queue, "offset": offset, "limit": limit}
         with self.database.reading() as c:
-            return _page(c, "queue_id = :queue AND state IN ('flag', 'disagreement')", ORDERS["gain"], values, who)
+            return _page(c, f"queue_id = :queue AND {IS_UNSETTLED}", ORDERS["gain"], values, who)
 
     def row(self, question: int, who: str) -> Row:
         """One question.
@@ -391,4 +393,4 @@ def _is_shown(decision: Decision, viewer: str) -> bool:
 
 
 def _hidden(decision: Decision) -> Decision:
-    return Decision(**{**decision.__dict__, "verdict": "hidden", "note": ""})
+    return dataclasses.replace(decision, verdict="hidden", note="")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from starlette.datastructures import UploadFile
@@ -15,9 +13,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from mathpipe.corpus.annotation import formats, security
-from mathpipe.corpus.annotation.records import UNSETTLED
+from mathpipe.corpus.annotation.records import UNSETTLED, parsed
 from mathpipe.corpus.annotation.store import Conflict, Decision, Finished, Row
-from mathpipe.corpus.annotation.visit import NAME, Visit, find_queue, whole
+from mathpipe.corpus.annotation.visit import NAME, Visit, whole
+from mathpipe.pipeline.artifact import json_lines
 
 LIMIT, LOG_LIMIT, NUM_OPEN_SHOWN = 50, 100, 12
 """Questions and log lines on one page; questions that the page before finishing names."""
@@ -35,7 +34,7 @@ def to(address: str) -> Response:
 
 def home(visit: Visit) -> Response:
     """The queue that waits, else the newest, else wait for one."""
-    found = visit.store.waiting() or next(iter(visit.store.queues()), None)
+    found = visit.store.waiting() or next(iter(visit.queues), None)
     return to(f"/q/{found.id}") if found else visit.page("waiting.html")
 
 
@@ -127,7 +126,7 @@ def question(visit: Visit) -> Response:
 
 def show_question(visit: Visit, row: Row) -> Response:
     """A prefix with its ancestors, children, samples, suggestions and decisions."""
-    asked, offset = find_queue(visit.store, row.queue), visit.number("offset")
+    asked, offset = visit.queue_of(row.queue), visit.number("offset")
     children, total = visit.store.rows(row.queue, visit.who, parent=row.id, offset=offset, limit=LIMIT) if row.num_children else ([], 0)
     number = min(max(1, visit.number("sample", 1)), max(1, len(row.samples)))
     url = url_of(visit, asked.pages, row.samples[number - 1].id) if row.samples else ""
@@ -160,7 +159,7 @@ def decide(visit: Visit) -> Response:
     except ValueError as error:
         raise HTTPException(400, str(error)) from None
     progress = visit.store.progress(row.queue)
-    if form.get("then") == "unsettled" and progress.left + progress.num_flagged + progress.num_disagreements:
+    if form.get("then") == "unsettled" and progress.left + progress.num_unsettled:
         return to(f"/q/{row.queue}/unsettled")
     return to_next(visit, row.queue, row.id)
 
@@ -171,7 +170,7 @@ def conflict(visit: Visit, found: Conflict) -> Response:
     verdict, note = str(visit.form.get("verdict", "")), str(visit.form.get("note", "")).strip()[:MAX_NOTE]
     kind = "settle" if visit.form.get("kind") == "settle" and row.state in UNSETTLED else "decide"
     return visit.page(
-        "conflict.html", 409, queue=find_queue(visit.store, row.queue), row=row, decisions=found.decisions, version=found.version,
+        "conflict.html", 409, queue=visit.queue_of(row.queue), row=row, decisions=found.decisions, version=found.version,
         verdict=verdict, kind=kind, note=note, is_own=all(each.who == visit.who for each in found.decisions),
     )  # fmt: skip
 
@@ -185,7 +184,7 @@ def undo(visit: Visit) -> Response:
 
 def text(visit: Visit) -> Response:
     """The frame: a page's text as the corpus would get it."""
-    asked = find_queue(visit.store, visit.number("queue"))
+    asked = visit.queue_of(visit.number("queue"))
     status, html, left_out = 200, "", ""
     try:
         html, left_out = visit.site.texts.html(asked.pages, int(visit.request.path_params["page"]))
@@ -235,7 +234,7 @@ def data(visit: Visit) -> Response:
 def export(visit: Visit) -> Response:
     """The decisions that count, in the format that `annotate.source = "file"` reads."""
     asked = visit.queue()
-    body = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in visit.store.final(asked.id))
+    body = json_lines(visit.store.final(asked.id))
     headers = {"Content-Disposition": f'attachment; filename="decisions-{asked.id}.jsonl"'}
     return Response(body.encode("utf-8", "replace"), media_type="application/jsonl", headers=headers)
 
@@ -246,24 +245,10 @@ def import_file(visit: Visit) -> Response:
     if not isinstance(upload, UploadFile) or not upload.filename:
         raise HTTPException(400, "choose a file")
     try:
-        num = visit.store.import_decisions(asked.id, lines(upload.file.read()), visit.who)
+        num = visit.store.import_decisions(asked.id, (value for _, value in parsed(upload.file)), visit.who)
     except ValueError as error:
         raise HTTPException(400, f"nothing was imported: {error}") from None
     return visit.page("data.html", queue=asked, num_imported=num)
-
-
-def lines(body: bytes) -> Iterator[Any]:
-    """JSON by line.
-
-    Raises:
-        ValueError: a line is not JSON in UTF-8.
-    """
-    for number, line in enumerate(body.split(b"\n"), 1):
-        if line.strip():
-            try:
-                yield json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"line {number}: not JSON: {error}") from None
 
 
 def finish(visit: Visit) -> Response:

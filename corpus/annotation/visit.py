@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import takewhile
 from typing import Any
 from urllib.parse import unquote, urlencode
@@ -64,6 +65,11 @@ class Visit:
     def store(self) -> Store:
         return self.site.store
 
+    @cached_property
+    def queues(self) -> list[Queue]:
+        """All queues, read once for a request: one that changes them ends in a redirect."""
+        return self.store.queues()
+
     def page(self, template: str, status: int = 200, queue: Queue | None = None, **values: Any) -> Response:
         """A template as a page, or as the part of it that htmx exchanges."""
         is_part = self.request.headers.get("hx-request") == "true" and "hx-history-restore-request" not in self.request.headers
@@ -73,7 +79,7 @@ class Visit:
             "notice": self.request.query_params.get("notice", ""), "NOTICES": NOTICES,
         }  # fmt: skip
         if queue:
-            queues, progress = self.store.queues(), self.store.progress(queue.id)
+            queues, progress = self.queues, self.store.progress(queue.id)
             by_budget = progress.budget > 0  # then `left` may be fewer than the hosts
             values |= {
                 "progress": progress, "queues": queues, "labels": labels(queues), "last": self.latest(queue),
@@ -85,7 +91,14 @@ class Visit:
 
     def queue(self) -> Queue:
         """The queue that the address names."""
-        return find_queue(self.store, int(self.request.path_params["queue"]))
+        return self.queue_of(int(self.request.path_params["queue"]))
+
+    def queue_of(self, number: int) -> Queue:
+        """A queue by its number."""
+        for queue in self.queues:
+            if queue.id == number:
+                return queue
+        raise HTTPException(404, "there is no such queue")
 
     def latest(self, queue: Queue) -> Decision | None:
         """The decision that this annotator made, or took back, last."""
@@ -148,11 +161,3 @@ def labels(queues: list[Queue]) -> dict[int, str]:
     profiles = {each.id: each.name.rpartition("/")[0] for each in queues}
     several = len(set(profiles.values())) > 1
     return {each.id: f"{profiles[each.id]}, round {each.round}" if several else f"round {each.round}" for each in queues}
-
-
-def find_queue(store: Store, number: int) -> Queue:
-    """A queue by its number."""
-    for queue in store.queues():
-        if queue.id == number:
-            return queue
-    raise HTTPException(404, "there is no such queue")
