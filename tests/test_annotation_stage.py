@@ -201,7 +201,7 @@ def test_it_waits_while_a_page_is_served_and_says_where(quick: None, monkeypatch
     store.seen("http://127.0.0.1:9999/")
     running = Running(config, inputs, out)
     store.decide(ids(store)["a.org/"], "ann", "math")
-    wait_for(lambda: progress_of(out)["done"] == 1)
+    wait_for(lambda: progress_of(out)["done"] == 1 and progress_of(out)["url"])
     found = progress_of(out)
     assert (found["total"], found["unit"], found["url"], found["message"]) == (3, "hosts", "http://127.0.0.1:9999/q/1", "1 decision")
     assert store.queues()[0].is_waited_for
