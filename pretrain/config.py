@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import ClassVar
 from mathpipe.pipeline.config import Runtime, memory_bytes
 
 SCHEDULES = ("paper", "note", "constant")
+MATH = "math"
+"""Name of the corpus among the sources of tokens."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +39,44 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class TokensConfig:
-    """Corpus → memory-mapped token shards."""
+    """Corpus and other sources → memory-mapped token shards."""
 
     SECTION: ClassVar[str] = "tokens"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     held_out_frac: float = 0.02
     """Share of documents kept for the held-out loss, chosen by a hash of the URL."""
     shard_tokens: int = 100_000_000
-    """A shard is closed once it holds this many tokens."""
+    """A shard is made of consecutive files of a source, as many as hold about this many tokens (at 4 bytes a token)."""
+    runtime: Runtime = field(default_factory=Runtime)
+    """Hardware."""
 
     def __post_init__(self) -> None:
         if not 0 < self.held_out_frac < 1:
             raise ValueError(f"held_out_frac must lie between 0 and 1, found {self.held_out_frac}")
+        if self.shard_tokens < 1:
+            raise ValueError(f"shard_tokens must be at least 1, found {self.shard_tokens}")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a training run with one mixture; a curriculum is a list of phases, a mixture is one."""
+
+    frac: float
+    """Share of the run's tokens."""
+    mix: dict[str, float]
+    """Source of tokens → weight; weights are relative to their sum."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.frac <= 1:
+            raise ValueError(f"frac must lie above 0 and not above 1, found {self.frac}")
+        weights = self.mix.values()
+        if any(not math.isfinite(weight) or weight < 0 for weight in weights) or sum(weights) <= 0:
+            raise ValueError(f"mix needs weights that are not negative and one that is positive, found {self.mix}")
+
+    def describe(self) -> str:
+        """`56 % math, 44 % code`."""
+        total = sum(self.mix.values())
+        return ", ".join(f"{100 * weight / total:.3g} % {source}" for source, weight in self.mix.items() if weight)
 
 
 @dataclass(frozen=True)
@@ -55,7 +84,7 @@ class PretrainConfig:
     """Language model on the corpus (section 2.2 and 2.3)."""
 
     SECTION: ClassVar[str] = "pretrain"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     start: str = ""
     """Start from this transformers causal LM (path or hub name); empty trains from scratch with the sizes below."""
     hidden_size: int = 128
@@ -75,9 +104,13 @@ class PretrainConfig:
     batch_tokens: int = 8192
     """Tokens of an optimizer step, over all processes."""
     micro_batch_tokens: int = 4096
-    """Tokens of one forward pass of one process."""
+    """Tokens of one forward pass of one process, at most; a process's share of `batch_tokens` must divide into such parts."""
     total_tokens: int = 1_000_000
-    """Tokens of the whole run; the corpus is repeated when it is smaller."""
+    """Tokens of the whole run; a source that is smaller than its share is repeated."""
+    phases: tuple[Phase, ...] = (Phase(1.0, {MATH: 1.0}),)
+    """What is trained on, one mixture of sources after another; their shares of the tokens sum to 1."""
+    isolate: bool = False
+    """Whether attention stays inside a document; off, it crosses the documents of a window, as was customary."""
     peak_lr: float = 3e-3
     """Learning rate after the warm-up."""
     warmup_steps: int = 20
@@ -96,10 +129,20 @@ class PretrainConfig:
     """bf16 compute with fp32 master weights."""
     zero_stage: int = 0
     """DeepSpeed ZeRO stage, 0 to 3."""
+    activation_checkpointing: bool = False
+    """Keep only each layer's input for the backward pass and compute the rest again: a third more work, much less memory."""
+    compile: bool = False
+    """torch.compile the layers."""
+    on_bad_loss: str = "stop"
+    """On a loss or gradient that is not finite, and on a spike: `stop`, or `skip` the step (five in a row stop)."""
+    spike_factor: float = 0.0
+    """A loss above this many times the median of the last 50 is a spike; 0: none is."""
     eval_every: int = 20
     """Steps between two held-out losses."""
     checkpoint_every: int = 50
     """Steps between two resumable checkpoints."""
+    keep_checkpoints: int = 1
+    """How many of them are kept."""
     seed: int = 0
     """Initial weights and order of the windows."""
     runtime: Runtime = field(default_factory=Runtime)
@@ -113,8 +156,19 @@ class PretrainConfig:
             raise ValueError(f"context {self.context} exceeds max_position {self.max_position}")
         if self.batch_tokens % self.context or self.batch_tokens < self.context:
             raise ValueError(f"batch_tokens {self.batch_tokens} must be a multiple of context {self.context}")
+        if self.micro_batch_tokens % self.context or self.micro_batch_tokens < self.context:
+            raise ValueError(f"micro_batch_tokens {self.micro_batch_tokens} must be a multiple of context {self.context}")
         if self.zero_stage not in (0, 1, 2, 3):
             raise ValueError(f"zero_stage must be 0, 1, 2 or 3, found {self.zero_stage}")
+        if self.on_bad_loss not in ("stop", "skip"):
+            raise ValueError(f"on_bad_loss must be stop or skip, found {self.on_bad_loss!r}")
+        if self.spike_factor and self.spike_factor <= 1:
+            raise ValueError(f"spike_factor must be 0 (off) or above 1, found {self.spike_factor}")
+        for name in ("eval_every", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if abs(sum(phase.frac for phase in self.phases) - 1) > 1e-9:
+            raise ValueError(f"the frac of all phases must sum to 1, found {[phase.frac for phase in self.phases]}")
 
     @property
     def num_steps(self) -> int:
@@ -135,7 +189,7 @@ class PretrainConfig:
         """For `mathpipe plan`."""
         model = f"from {self.start}" if self.start else f"{self.num_parameters / 1e6:,.2f}M parameters and embeddings, from scratch"
         tokens = f"{self.num_steps:,} steps × {self.batch_tokens:,} tokens = {self.num_steps * self.batch_tokens:,} tokens"
-        return f"{tokens}, context {self.context:,}; {model}"
+        return f"{tokens}, context {self.context:,}; {model}; {', then '.join(phase.describe() for phase in self.phases)}"
 
     def require(self, runtime: Runtime) -> None:
         """Refuse a machine without the GPUs asked for, or, on CPUs, without memory for weights, gradients and AdamW in fp32."""
@@ -190,8 +244,11 @@ class TokenizerInputs:
 
 @dataclass(frozen=True)
 class TokensInputs:
+    """`sources`: other text than the corpus, in files named `<source>-<number>.parquet`."""
+
     corpus: Path
     tokenizer: Path
+    sources: Path | None = None
 
 
 @dataclass(frozen=True)

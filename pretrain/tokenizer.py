@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,23 @@ def load(path: Path | str) -> Any:
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Token ids of a text, no special tokens added."""
     return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def encoder(tokenizer: Any) -> Callable[[list[str]], list[list[int]]]:
+    """A function from documents to their token ids, none added; what looks like a special token inside a document is text.
+
+    Threads may share it: it works outside the interpreter's lock and leaves the tokenizer as it is.
+
+    Raises:
+        ContractError: a tokenizer in Python alone.
+    """
+    if not tokenizer.is_fast:
+        raise ContractError(f"{tokenizer.name_or_path}: no tokenizer.json there; convert it to a fast tokenizer")
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True
+    return lambda texts: [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def batched(texts: Iterable[str], max_chars: int) -> Iterator[str]:
