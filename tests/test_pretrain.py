@@ -1,8 +1,5 @@
-"""Tokenizer, token shards, schedules, windows and model of the pre-training stages."""
+"""Tokenizer, schedules and model of the pre-training stages."""
 
-import json
-
-import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -10,10 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mathpipe.pipeline import artifact
-from mathpipe.pretrain import loss, model, optim, tokens, train_tokenizer
+from mathpipe.pretrain import loss, model, optim, train_tokenizer
 from mathpipe.pretrain import tokenizer as bpe
-from mathpipe.pretrain.config import PretrainConfig, TokenizerConfig, TokenizerInputs, TokensConfig, TokensInputs
-from mathpipe.pretrain.train import windows
+from mathpipe.pretrain.config import PretrainConfig, TokenizerConfig, TokenizerInputs
 
 TEXTS = [f"Let $x_{n} = {n * 37}$ and \\frac{{a}}{{b}} be given. 数学 – naïve\n\n    def f(x):\n        return x\n" for n in range(200)]
 
@@ -53,26 +49,6 @@ def test_every_string_round_trips(tokenizer_artifact, text):
 CACHE: list = []
 
 
-def test_token_shards_hold_every_document_once(corpus, tokenizer_artifact, tmp_path):
-    facts = tokens.run(TokensConfig(held_out_frac=0.2, shard_tokens=2_000), TokensInputs(corpus, tokenizer_artifact), tmp_path)
-    (tmp_path / "manifest.json").write_text(json.dumps({"stage": "tokens", "hash": "2" * 8, **facts}))
-    tokenizer = bpe.load(tokenizer_artifact / "tokenizer")
-    found = []
-    for split in tokens.SPLITS:
-        flat = tokens.read(tmp_path, split)
-        assert len(flat) == facts[split]["num_tokens"]
-        for index in sorted((tmp_path / split).glob("*.idx")):
-            offsets = np.fromfile(index, np.int64)
-            shard = np.fromfile(index.with_suffix(".bin"), facts["dtype"])
-            assert offsets[-1] == len(shard)
-            for a, b in zip(offsets, offsets[1:], strict=False):
-                assert shard[b - 1] == tokenizer.eos_token_id
-                found.append(tokenizer.decode(shard[a : b - 1].tolist()))
-    assert sorted(found) == sorted(TEXTS)
-    assert len(list((tmp_path / "train").glob("*.bin"))) > 1
-    assert 0 < facts["held_out"]["num_documents"] < 100
-
-
 def test_paper_schedule_step_by_step():
     """2,000 warm-up steps; 31.6 % after 80 %, 10 % after 90 % (section 2.3)."""
     factor = [optim.lr_factor("paper", step, 10_000, 2_000) for step in range(10_000)]
@@ -93,15 +69,6 @@ def test_weight_decay_spares_norms():
     assert {p.ndim for p in spared["params"]} == {1}
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
     assert len(decayed["params"]) + len(spared["params"]) == len(list(network.parameters()))
-
-
-def test_windows_visit_every_place_once_per_epoch():
-    data = np.arange(8 * 10 + 3)
-    seen = torch.cat([windows(data, 8, 0, step, 4) for step in range(5)])  # 20 windows: two epochs of ten
-    starts = (seen[:, 0] // 8).tolist()
-    assert sorted(starts[:10]) == sorted(starts[10:]) == list(range(10))
-    assert starts[:10] != starts[10:]
-    assert (seen == seen[:, :1] + torch.arange(8)).all()
 
 
 def test_embeddings_are_untied_and_a_saved_model_opens_again(tokenizer_artifact, tmp_path):
