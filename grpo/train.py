@@ -140,7 +140,7 @@ def run(config: GrpoConfig, inputs: GrpoInputs, out: Path) -> dict[str, Any]:
     optimizer = optim.adamw(policy, config.lr, (config.beta1, config.beta2), config.weight_decay)
     engine = optim.engine(policy, optimizer, micro_steps, config.max_grad_norm, config.zero_stage, config.bf16)
     sampler = make_sampler(config, start, policy.model, vocabulary)
-    first = checkpoint.load(engine, out)
+    first, _ = checkpoint.load(engine, out)
     before = measure_before(config, held_out, sampler, out)
     sampler.sync(policy.model)
     if is_main:

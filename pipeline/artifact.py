@@ -92,11 +92,12 @@ def append_metrics(out: Path, **values: Any) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All lines of an artifact's `metrics.jsonl`, oldest first; empty when the stage wrote none."""
+    """All lines of an artifact's `metrics.jsonl`, oldest first, but a last one that was cut off; empty when the stage wrote none."""
     file = path / "metrics.jsonl"
     if not file.exists():
         return []
-    return read_lines(file)
+    text = file.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].split("\n") if line]
 
 
 def json_lines(values: Iterable[Any]) -> str:

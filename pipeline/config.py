@@ -63,6 +63,8 @@ class Runtime:
     """Requests that a crawl begins per second at most, over all its connections."""
     log_interval: int = 5
     """Training steps between two lines of metrics.jsonl."""
+    peak_tflops: float = 0.0
+    """Peak of one device for the MFU, in TFLOP/s; 0: that of a known GPU (dense bf16), on CPU that of a matmul (pretrain/watch.py)."""
     cluster: str = "native"
     """Where corpus stages run: `native` (this machine), `local` (a Ray started here), or a Ray cluster whose nodes all see the
     crawl and `runs/` under the same paths: `ray://host:port`, or `host:port` from one of its nodes."""
@@ -83,6 +85,8 @@ class Runtime:
                 raise ConfigError(f"runtime.{name} must be at least 1, found {getattr(self, name)}")
         if self.requests_per_s <= 0:
             raise ConfigError(f"runtime.requests_per_s must be positive, found {self.requests_per_s}")
+        if self.peak_tflops < 0:
+            raise ConfigError(f"runtime.peak_tflops must not be negative, found {self.peak_tflops}")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"runtime.device must be auto, cpu or cuda, found {self.device!r}")
         if self.cluster not in ("native", "local") and ":" not in self.cluster:

@@ -1,15 +1,23 @@
-"""Resumable checkpoints of a training stage: DeepSpeed's state, the number of steps and every RNG.
+"""Resumable checkpoints of a training stage: DeepSpeed's state, the number of steps, every RNG, and what the loop remembers.
 
-    out/checkpoints/step-000050/   weights, optimizer state (DeepSpeed), client state
-    out/checkpoints/latest         the last complete one, written after it
+    out/checkpoints/step-000050/                weights and optimizer state (DeepSpeed), rng-0.pt … one a process
+    out/checkpoints/step-000050/complete.json   written last: step, processes, size of every file, the loop's state
+    out/checkpoints/universal/                  while a ZeRO checkpoint of another number of processes is being read
 
-Only the newest is kept; the folder goes when the stage is done (its result is `model/`).
+A folder without `complete.json`, or with a file of another size, is no checkpoint, so a process may be killed at any moment. The
+folder goes when the stage is done (its result is `model/`).
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import errno
+import json
+import os
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +25,20 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from mathpipe.pretrain.optim import rank
+from mathpipe.pipeline import artifact, log
+from mathpipe.pretrain.optim import rank, world_size
 
 FOLDER = "checkpoints"
+COMPLETE = "complete.json"
+UNIVERSAL = "universal"
+BYTES_PER_PARAMETER = 16
+"""Of a checkpoint, at most: bf16 weights, fp32 master weights and two moments."""
 
 
 def rng_state() -> dict[str, Any]:
     """State of every random number generator of this process."""
-    return {"torch": torch.get_rng_state(), "numpy": np.random.get_state(), "python": random.getstate()}
+    state = {"torch": torch.get_rng_state(), "numpy": np.random.get_state(), "python": random.getstate()}
+    return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {})
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
@@ -32,36 +46,63 @@ def set_rng_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     np.random.set_state(state["numpy"])
     random.setstate(state["python"])
+    if "cuda" in state and torch.cuda.is_initialized():
+        torch.cuda.set_rng_state(state["cuda"])
 
 
-def save(engine: Any, out: Path, step: int) -> None:
-    """Write a checkpoint after `step` optimizer steps; every process calls it. The previous one goes once this is whole."""
-    folder, tag = out / FOLDER, f"step-{step:06d}"
-    engine.save_checkpoint(str(folder), tag=tag, client_state={"step": step}, save_latest=False)
-    torch.save(rng_state(), folder / tag / f"rng-{rank()}.pt")
+def save(engine: Any, out: Path, step: int, keep: int = 1, state: Any = None) -> None:
+    """Write a checkpoint after `step` optimizer steps; every process calls it. Once it is whole, all but `keep` go.
+
+    Args:
+        state: what the loop has to remember, JSON-serialisable.
+
+    Raises:
+        OSError: the disk is full; the checkpoints before stay.
+    """
+    folder = out / FOLDER
+    path = folder / f"step-{step:06d}"
+    if rank() == 0:
+        shutil.rmtree(path, ignore_errors=True)  # half of one from a process that was killed, perhaps with other numbers of processes
+        folder.mkdir(parents=True, exist_ok=True)
+        _require_space(folder, engine)
+    dist.barrier()
+    with _full_disk_is_oserror(folder):
+        engine.save_checkpoint(str(folder), tag=path.name, save_latest=False)
+        torch.save(rng_state(), path / f"rng-{rank()}.pt")
     dist.barrier()
     if rank() == 0:
-        partial = folder / ".latest.tmp"
-        partial.write_text(tag, encoding="utf-8")
-        partial.replace(folder / "latest")
-        for old in folder.glob("step-*"):
-            if old.name != tag:
-                shutil.rmtree(old)
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        for file in files:
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        sizes = {str(file.relative_to(path)): file.stat().st_size for file in files}
+        artifact.write_json(path / COMPLETE, {"step": step, "processes": world_size(), "state": state, "files": sizes})
+        for old in sorted(folder.glob("step-*"))[:-keep]:
+            _remove(old)
     dist.barrier()
 
 
-def load(engine: Any, out: Path) -> int:
-    """Steps done at the last complete checkpoint, which is restored into `engine`; 0 when there is none."""
+def load(engine: Any, out: Path) -> tuple[int, Any]:
+    """(steps done, the loop's state) of the newest whole checkpoint, which is restored into `engine`; (0, None) when there is none.
+
+    Written by another number of processes, a ZeRO checkpoint goes through DeepSpeed's universal form; random number generators
+    are then those of a fresh start, on which the order of the data does not depend.
+    """
     folder = out / FOLDER
-    latest = folder / "latest"
-    if not latest.exists():
-        return 0
-    tag = latest.read_text(encoding="utf-8").strip()
-    _, client = engine.load_checkpoint(str(folder), tag=tag)
-    rng = folder / tag / f"rng-{rank()}.pt"
-    if rng.exists():  # another number of processes has no state for this one; the data order does not depend on it
-        set_rng_state(torch.load(rng, weights_only=False))
-    return client["step"]
+    found = next((made for path in sorted(folder.glob("step-*"), reverse=True) if (made := _read(path)) is not None), None)
+    if found is None:
+        return 0, None
+    path, made = folder / f"step-{found['step']:06d}", found
+    if made["processes"] == world_size():
+        engine.load_checkpoint(str(folder), tag=path.name)
+        set_rng_state(torch.load(path / f"rng-{rank()}.pt", weights_only=False))
+    elif not engine.zero_optimization():
+        engine.load_checkpoint(str(folder), tag=path.name)
+    else:
+        _load_universal(engine, path)
+    if rank() == 0:
+        log.logger().info("continuing after step %d (%s, written by %d processes)", made["step"], path, made["processes"])
+    return made["step"], made["state"]
 
 
 def clear(out: Path) -> None:
@@ -69,3 +110,60 @@ def clear(out: Path) -> None:
     dist.barrier()
     if rank() == 0:
         shutil.rmtree(out / FOLDER, ignore_errors=True)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """`complete.json` of a whole checkpoint; None when something is missing or of another size."""
+    try:
+        made = json.loads((path / COMPLETE).read_text(encoding="utf-8"))
+        wrong = [name for name, size in made["files"].items() if (path / name).stat().st_size != size]
+    except FileNotFoundError as error:
+        wrong, made = [str(error.filename)], None
+    if not wrong:
+        return made
+    log.logger().warning("%s is not whole (%s): passed over", path, wrong[0])
+    return None
+
+
+def _remove(path: Path) -> None:
+    (path / COMPLETE).unlink(missing_ok=True)
+    shutil.rmtree(path)
+
+
+def _require_space(folder: Path, engine: Any) -> None:
+    """Raise OSError (ENOSPC) unless a checkpoint fits."""
+    parameters = sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters())
+    if shutil.disk_usage(folder).free < parameters * BYTES_PER_PARAMETER:
+        raise OSError(errno.ENOSPC, f"a checkpoint takes up to {parameters * BYTES_PER_PARAMETER / 1e9:.1f} GB", str(folder))
+
+
+@contextlib.contextmanager
+def _full_disk_is_oserror(folder: Path) -> Iterator[None]:
+    """torch.save tells of a full disk by a RuntimeError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if shutil.disk_usage(folder).free < 1 << 20:
+            raise OSError(errno.ENOSPC, "the disk is full", str(folder)) from error
+        raise
+
+
+def _load_universal(engine: Any, path: Path) -> None:
+    """Restore a ZeRO checkpoint that another number of processes wrote."""
+    from deepspeed.checkpoint import ds_to_universal
+
+    universal = path.parent / UNIVERSAL
+    if rank() == 0:
+        shutil.rmtree(universal, ignore_errors=True)
+        ds_to_universal.main(argparse.Namespace(
+            input_folder=str(path), output_folder=str(universal), num_extract_workers=1, num_merge_workers=1, keep_temp_folder=False,
+            strict=True, inject_missing_state=True,
+        ))  # fmt: skip
+    dist.barrier()
+    engine._config.load_universal_checkpoint = True
+    engine.load_checkpoint(str(path.parent), tag=UNIVERSAL)
+    engine._config.load_universal_checkpoint = False
+    dist.barrier()
+    if rank() == 0:
+        shutil.rmtree(universal)
+        (path.parent / "latest_universal").unlink()

@@ -46,10 +46,14 @@ def load(path: Path | str, dtype: torch.dtype = torch.float32) -> Any:
         raise ContractError(f"{path}: no causal language model there ({str(error).splitlines()[0]})") from error
 
 
-def save(model: Any, tokenizer: Any, out: Path) -> None:
-    """Write weights (safetensors), config and tokenizer to `out/model`, atomically."""
+def save(model: Any, tokenizer: Any, out: Path, weights: dict[str, Tensor] | None = None) -> None:
+    """Write weights (safetensors), config and tokenizer to `out/model`, atomically.
+
+    Args:
+        weights: those to write where the model's own are spread over processes (`optim.full_weights`).
+    """
     partial = out / f".{MODEL}.tmp"
-    model.save_pretrained(partial)
+    model.save_pretrained(partial, state_dict=weights)
     tokenizer.save_pretrained(partial)
     target = out / MODEL
     if target.exists():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -13,7 +15,7 @@ from mathpipe.pipeline.config import Runtime
 
 
 def lr_factor(schedule: str, step: int, num_steps: int, warmup_steps: int) -> float:
-    """Share of the peak learning rate at `step` (0-based) of `num_steps`.
+    """Share of the peak learning rate at `step` (0-based) of `num_steps`, the warm-up among them.
 
     `paper` (section 2.3, DeepSeek LLM's multi-step schedule): linear warm-up, 1 until 80 % of the steps, then 31.6 %, from
     90 % on 10 %. `note`: 1 until 90 %, then 10 %. `constant`: 1 after the warm-up.
@@ -29,8 +31,18 @@ def lr_factor(schedule: str, step: int, num_steps: int, warmup_steps: int) -> fl
     return 0.1 if schedule == "note" and done >= 0.9 else 1.0
 
 
-def adamw(model: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only: norms and biases (one dimension) are left alone.
+class AdamW(torch.optim.AdamW):
+    """torch's AdamW that leaves weights and moments where they are while `skip` is set, at every ZeRO stage."""
+
+    skip = False
+
+    def step(self, closure: Any = None) -> Any:
+        """One update, or none."""
+        return None if self.skip else super().step(closure)
+
+
+def adamw(model: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float) -> AdamW:
+    """AdamW with weight decay on matrices only, embeddings included: norms and biases (one dimension) are left alone.
 
     The fused kernel: on CPU a step of a million parameters takes 2 ms instead of 6.
     """
@@ -39,7 +51,7 @@ def adamw(model: nn.Module, lr: float, betas: tuple[float, float], weight_decay:
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, fused=True)
+    return AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, fused=True)
 
 
 def set_lr(optimizer: Any, lr: float) -> None:
@@ -49,25 +61,53 @@ def set_lr(optimizer: Any, lr: float) -> None:
 
 
 def engine(
-    model: nn.Module, optimizer: torch.optim.Optimizer, micro_steps: int, max_grad_norm: float, zero_stage: int = 0, bf16: bool = False
+    model: nn.Module, optimizer: AdamW, micro_steps: int, max_grad_norm: float, zero_stage: int = 0, bf16: bool = False
 ) -> Any:
     """DeepSpeed engine around `model`; one optimizer step every `micro_steps` backward passes.
+
+    With `bf16`, weights and activations are bf16, master weights, moments and the sum of gradients over micro-batches fp32.
+    DeepSpeed sums in fp32 from stage 1 on, so stage 0 then runs as stage 1: the same numbers, in less memory.
 
     The engine divides each loss by `micro_steps` and averages gradients over processes; `scaled` undoes both, so that a loss
     summed over tokens and divided by a global count gives the same gradient for any split of the batch.
     """
     import deepspeed
 
+    clips_itself = zero_stage > 0 or bf16  # else `step` clips: torch's clipping is several times faster and tells the norm
     config = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": micro_steps,
-        "gradient_clipping": max_grad_norm,
-        "zero_optimization": {"stage": zero_stage},
+        "gradient_clipping": max_grad_norm if clips_itself else 0.0,
+        "zero_optimization": {"stage": max(zero_stage, int(bf16))},
         "bf16": {"enabled": bf16},
+        "data_types": {"grad_accum_dtype": "fp32"},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
     }
-    return deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)[0]
+    made = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)[0]
+    made.max_grad_norm = max_grad_norm
+    return made
+
+
+def micro_batches(num_rows: int, max_rows: int, what: str) -> tuple[int, int]:
+    """(rows of a micro-batch, micro-batches a step) of one process, for `num_rows` rows a step over all processes.
+
+    A micro-batch has `max_rows` rows, or all of a process's share where that is less.
+
+    Raises:
+        ValueError: the rows cannot be shared out evenly; `what` names the setting.
+    """
+    share, left = divmod(num_rows, world_size())
+    if left or share == 0:
+        raise ValueError(f"{what} holds {num_rows} rows, not a multiple of {world_size()} processes; change one of them")
+    rows = min(share, max_rows)
+    if share % rows:
+        fitting = ", ".join(str(n) for n in range(1, max_rows + 1) if share % n == 0)
+        raise ValueError(
+            f"{what}: each of {world_size()} processes has {share} rows a step, which do not divide into micro-batches of {rows}; "
+            f"take {fitting} rows a micro-batch"
+        )
+    return rows, share // rows
 
 
 def scaled(loss: torch.Tensor, micro_steps: int) -> torch.Tensor:
@@ -82,12 +122,16 @@ def start_processes(runtime: Runtime) -> torch.device:
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
         os.environ.setdefault(name, value)
     torch.set_num_threads(runtime.num_threads)
-    cuda = runtime.uses_gpu()
     if not dist.is_initialized():
-        deepspeed.init_distributed(dist_backend="nccl" if cuda else "gloo", verbose=False)
-    if not cuda:
+        deepspeed.init_distributed(dist_backend="nccl" if runtime.uses_gpu() else "gloo", verbose=False)
+    return device(runtime)
+
+
+def device(runtime: Runtime) -> torch.device:
+    """The device of this process: on each node one GPU a process, or the CPU."""
+    if not runtime.uses_gpu():
         return torch.device("cpu")
-    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cuda", torch.cuda.current_device())
 
 
@@ -101,27 +145,53 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def total_array(values: np.ndarray) -> np.ndarray:
+    """Element-wise sum over all processes, in float64."""
+    tensor = torch.from_numpy(values.astype(np.float64))
+    if world_size() > 1:
+        tensor = tensor.cuda() if dist.get_backend() == "nccl" else tensor
+        dist.all_reduce(tensor)
+    return tensor.cpu().numpy()
+
+
 def total(value: float | torch.Tensor) -> float:
     """Sum of a number over all processes."""
-    tensor = torch.as_tensor(value, dtype=torch.float64).detach().clone()
-    if world_size() > 1:
-        dist.all_reduce(tensor)
-    return float(tensor)
+    return float(total_array(np.array([float(value)]))[0])
 
 
-def total_array(values: Any) -> Any:
-    """Element-wise sum of a numpy array over all processes."""
-    tensor = torch.from_numpy(values.copy())
-    if world_size() > 1:
-        dist.all_reduce(tensor)
-    return tensor.numpy()
+def step(engine: Any, apply: bool = True) -> float | None:
+    """One micro-step; at the last of a step the optimizer moves. Returns the gradient norm before clipping, None before the last.
 
-
-def step(engine: Any) -> float | None:
-    """One micro-step; at the last of a step the optimizer moves. Returns the gradient norm before clipping, where known."""
-    last = engine.is_gradient_accumulation_boundary()
-    gradients = [p.grad for p in engine.module.parameters() if p.grad is not None] if last else []
-    norm = torch.nn.utils.get_total_norm(gradients) if gradients else None
+    Where the norm is not finite (inf or nan is returned), or without `apply`, weights and moments stay as they are and the
+    gradient is dropped.
+    """
+    if not engine.is_gradient_accumulation_boundary():
+        engine.step()
+        return None
+    inner = engine.basic_optimizer
+    norm = None
+    if not engine.zero_optimization():
+        parameters = [p for p in engine.module.parameters() if p.grad is not None]
+        norm = float(nn.utils.get_total_norm([p.grad for p in parameters]))
+        apply = apply and math.isfinite(norm)
+        if apply and engine.max_grad_norm:
+            nn.utils.clip_grads_with_norm_(parameters, engine.max_grad_norm, torch.tensor(norm))
+    inner.skip = not apply
     engine.step()
-    known = engine.get_global_grad_norm() if last else None
-    return float(known) if known is not None else float(norm) if norm is not None else None
+    inner.skip = False
+    return norm if norm is not None else float(engine.get_global_grad_norm())
+
+
+def full_weights(engine: Any, network: nn.Module) -> dict[str, torch.Tensor]:
+    """Every weight of `network`, a part of what the engine wraps, by name, on the CPU; whole at every ZeRO stage.
+
+    All processes call it; only the first gets them, the others an empty dict. fp32, with bf16 the bf16 weights it computes with.
+    """
+    from deepspeed.runtime.zero import GatheredParameters
+
+    weights = {}
+    for name, parameter in network.named_parameters():
+        with GatheredParameters([parameter], enabled=engine.zero_optimization_partition_weights()):
+            if rank() == 0:
+                weights[name] = parameter.detach().cpu().clone()
+    return weights

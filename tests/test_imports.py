@@ -14,7 +14,7 @@ FOLDERS = ("pipeline", "corpus", "pretrain", "sft", "grpo", "eval")
 STAGE_FOLDERS = FOLDERS[1:]
 OF_PIPELINE = {"artifact", "config", "log", "stage"}
 OF_OTHERS = {
-    "sft": {"pretrain.model", "pretrain.tokenizer", "pretrain.checkpoint", "pretrain.optim"},
+    "sft": {"pretrain.model", "pretrain.tokenizer", "pretrain.checkpoint", "pretrain.optim", "pretrain.loop", "pretrain.watch"},
     # sft.prompts is the one prompt renderer, sft.problems the one generator of word problems
     "eval": {"pretrain.model", "pretrain.tokenizer", "pretrain.checkpoint", "pretrain.optim", "sft.prompts", "sft.problems"},
     "grpo": {"pretrain.model", "pretrain.tokenizer", "pretrain.checkpoint", "pretrain.optim", "sft.prompts", "sft.problems", "eval.*"},
