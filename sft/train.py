@@ -1,121 +1,110 @@
-"""Stage sft: fine-tune the pre-trained model on CoT, PoT and tool-integrated examples, packed, loss on answers only."""
+"""Stage sft: fine-tune the pre-trained model on CoT, PoT and tool-integrated examples, packed, loss on answers only.
+
+The first process tokenises the examples once; all read them memory-mapped. Which rows a step trains on follows from its number
+alone; from the second pass over the rows on they come in another order.
+"""
 
 from __future__ import annotations
 
-import math
-import random
-from collections import Counter
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-from torch import Tensor
+import numpy as np
+import torch
+import torch.distributed as dist
 
 from mathpipe.pipeline import artifact, log, stage
-from mathpipe.pretrain import checkpoint, model, optim
+from mathpipe.pretrain import checkpoint, loop, model, optim
 from mathpipe.pretrain import tokenizer as bpe
-from mathpipe.sft import packing
+from mathpipe.sft import packing, schema
 from mathpipe.sft.config import SftConfig, SftInputs
-from mathpipe.sft.examples import Example, make_examples
-from mathpipe.sft.verify import run_programs
+
+ENCODED = "encoded"
 
 
-def check_programs(examples: list[Example]) -> int:
-    """Number of PoT and TIR programs, each of which was run and printed its example's answer.
+def rows_of_step(num_rows: int, step: int, per_step: int, seed: int) -> np.ndarray:
+    """Numbers of the rows of a step: places in an endless sequence of passes, the first one in the order of packing.
 
-    Raises:
-        RuntimeError: one did not; it names the program.
+    >>> rows_of_step(5, 0, 4, seed=0).tolist()
+    [0, 1, 2, 3]
     """
-    checked = [example for example in examples if example.program is not None]
-    for example, (printed, error) in zip(checked, run_programs([e.program or "" for e in checked]), strict=True):
-        if error or printed != example.answer:
-            raise RuntimeError(f"{example.question!r} printed {printed!r} ({error}), not {example.answer}:\n{example.program}")
-    return len(checked)
+    places = np.arange(step * per_step, (step + 1) * per_step)
+    rows = places % num_rows
+    for number in np.unique(places // num_rows):
+        here = places // num_rows == number
+        if number:
+            rows[here] = np.random.default_rng([seed, number]).permutation(num_rows)[rows[here]]
+    return rows
 
 
-def save_examples(out: Path, examples: list[Example]) -> None:
-    """Write `data/examples.parquet`: url, text, kind, question, answer."""
-    rows = [
-        {"url": f"generated/{n}", "text": e.prompt + e.text, "kind": e.kind, "question": e.question, "answer": e.answer}
-        for n, e in enumerate(examples)
-    ]
-    artifact.write_parquet(out / "data" / "examples.parquet", pa.Table.from_pylist(rows))
+def step_batch(config: SftConfig, encoded: packing.Encoded, rows: packing.Rows, step: int, size: int, pad: int) -> loop.Batch:
+    """This process's rows of an optimizer step, in micro-batches of `size`."""
+    numbers = rows_of_step(len(rows), step, config.batch_sequences, config.seed)[optim.rank() :: optim.world_size()]
+    parts, counts = [], np.zeros(2)
+    for start in range(0, len(numbers), size):
+        batch = packing.collate(encoded, [rows[n] for n in numbers[start : start + size]], config.context, pad)
+        # given restarting positions and no mask, transformers would isolate examples by itself, so crossing is asked for by a mask too
+        documents = batch.documents if config.isolate else batch.documents.clamp(max=0)
+        parts.append((batch.ids, batch.labels, batch.positions, documents))
+        counts += [int((batch.labels[:, 1:] != packing.IGNORE).sum()), int((batch.documents >= 0).sum())]
+    counted, num_tokens = optim.total_array(counts)
+    sources = [np.zeros(len(part[0]), np.int64) for part in parts]
+    return loop.Batch(parts, sources, np.array([counted]), int(num_tokens))
+
+
+def encode_once(inputs: SftInputs, vocabulary: Any, out: Path) -> packing.Encoded:
+    """The tokenised examples, made by the first process where they are not there yet."""
+    folder = out / ENCODED
+    if optim.rank() == 0 and not (folder / "starts.npy").exists():
+        packing.encode(schema.load(inputs.examples, inputs.clean), vocabulary).save(folder)
+    dist.barrier()
+    return packing.Encoded.open(folder)
+
+
+def log_figures(figures: dict[str, dict[str, float]], chosen: str) -> None:
+    """The packings side by side."""
+    for name, values in figures.items():
+        text = f"{values['num_rows']:>9,.0f} rows  {100 * values['padding_frac']:6.2f} % padding  "
+        text += f"{100 * values['too_long_frac']:.2f} % of examples too long  {100 * values['lost_tokens_frac']:.2f} % of tokens lost"
+        log.logger().info("packing %-7s %s%s", name, text, "  (used)" if name == chosen else "")
 
 
 def run(config: SftConfig, inputs: SftInputs, out: Path) -> dict[str, Any]:
-    """Fine-tune; facts: examples by format, packing figures, steps, first and last loss."""
-    device = optim.start_processes(config.runtime)
-    is_main, processes = optim.rank() == 0, optim.world_size()
-    if config.batch_sequences % processes:
-        raise ValueError(f"sft.batch_sequences {config.batch_sequences} must be a multiple of {processes} processes")
+    """Fine-tune; facts: examples, packing figures, steps, first and last loss, bounds of the generated family."""
+    family = artifact.read_manifest(inputs.examples)
+    optim.start_processes(config.runtime)
+    is_main = optim.rank() == 0
+    size, micro_steps = optim.micro_batches(
+        config.batch_sequences, config.micro_batch_sequences, f"sft.batch_sequences {config.batch_sequences}"
+    )
     vocabulary = bpe.load(inputs.pretrain / model.MODEL)
-    fractions = {"cot": config.cot_frac, "pot": config.pot_frac, "tir": config.tir_frac}
-    examples = make_examples(config.num_examples, fractions, config.seed, config.max_number, config.max_result)
-    num_verified = 0
+    encoded = encode_once(inputs, vocabulary, out)
+    rows, too_long = packing.pack(encoded.lengths, config.context, config.packing, config.too_long, config.seed)
+    if len(rows) < config.batch_sequences:
+        found = f"{len(encoded.lengths)} examples pack into {len(rows)} rows"
+        raise ValueError(f"{found}, fewer than sft.batch_sequences {config.batch_sequences}; raise examples.num_examples, or add sources")
+    figures = packing.figures(encoded.lengths, config.context, config.too_long, config.seed) if is_main else {}
+    log_figures(figures, config.packing)
+    network = model.load(inputs.pretrain / model.MODEL, torch.bfloat16 if config.bf16 else torch.float32)
+    engine = loop.make_engine(network, config, config.lr, micro_steps)
+    job = loop.Job(
+        phase="sft", num_steps=config.num_steps or len(rows) // config.batch_sequences, peak_lr=config.lr, context=config.context,
+        batch=lambda step: step_batch(config, encoded, rows, step, size, vocabulary.pad_token_id),
+    )  # fmt: skip
+    facts = loop.train(engine, network, job, config, out)
+    weights = optim.full_weights(engine, network)
     if is_main:
-        num_verified = check_programs(examples)
-        save_examples(out, examples)
-    encoded = [packing.encode_example(example, vocabulary) for example in examples]
-    lengths = [len(e.ids) for e in encoded]
-    order = list(range(len(encoded)))
-    random.Random(config.seed).shuffle(order)
-    sequences, too_long = packing.pack(lengths, config.context, order)
-    if len(sequences) < config.batch_sequences:
-        found = f"{len(examples)} examples pack into {len(sequences)} sequences"
-        raise ValueError(f"{found}, fewer than sft.batch_sequences {config.batch_sequences}; raise sft.num_examples")
-    num_steps = config.num_steps or len(sequences) // config.batch_sequences
-
-    network = model.load(inputs.pretrain / model.MODEL)
-    loss_of = model.TokenLoss(network).to(device)
-    per_process = config.batch_sequences // processes
-    micro_steps = math.ceil(per_process / config.micro_batch_sequences)
-    optimizer = optim.adamw(loss_of, config.lr, (config.beta1, config.beta2), config.weight_decay)
-    engine = optim.engine(loss_of, optimizer, micro_steps, config.max_grad_norm, config.zero_stage, config.bf16)
-    first = checkpoint.load(engine, out)
-    if is_main:
-        artifact.truncate_metrics(out, first)
-        log.logger().info("%d packed sequences, %d steps, %d examples too long", len(sequences), num_steps, len(too_long))
-    progress = log.Progress(out, num_steps, "steps", "sft", first) if is_main else None
-    for step in range(first, num_steps):
-        lr = config.lr * optim.lr_factor(config.schedule, step, num_steps, config.warmup_steps)
-        optim.set_lr(optimizer, lr)
-        chosen = [sequences[(step * config.batch_sequences + n) % len(sequences)] for n in range(config.batch_sequences)]
-        batch = [[encoded[number] for number in sequence] for sequence in chosen]
-        counted = sum(label != packing.IGNORE for sequence in batch for e in sequence for label in e.labels[1:])
-        mine = batch[optim.rank() :: processes]
-        nats = 0.0
-        size = math.ceil(len(mine) / micro_steps)
-        for start in range(0, len(mine), size):
-            loss = _loss(engine, packing.collate(mine[start : start + size], vocabulary.pad_token_id), config.isolate, device)
-            engine.backward(optim.scaled(loss / counted, micro_steps))
-            norm = optim.step(engine)
-            nats += float(loss.detach())
-        mean, done = optim.total(nats) / counted, step + 1
-        if not math.isfinite(mean):
-            raise ValueError(f"loss is {mean} at step {done}; lower sft.lr (now {config.lr})")
-        if progress:
-            if done == 1 or done % config.runtime.log_interval == 0 or done == num_steps:
-                artifact.append_metrics(out, step=done, loss=mean, lr=lr, grad_norm=norm, answer_tokens=counted)
-            progress.advance(1, f"loss {mean:.4f}")
-        if done % config.checkpoint_every == 0 and done < num_steps:
-            checkpoint.save(engine, out, done)
-    if is_main:
-        model.save(network, vocabulary, out)
+        model.save(network, vocabulary, out, weights)
+        shutil.rmtree(out / ENCODED)
     checkpoint.clear(out)
-    metrics = artifact.read_metrics(out) if is_main else []
-    packed_tokens = sum(lengths) - sum(lengths[n] for n in too_long)
+    metrics: Sequence[dict[str, Any]] = artifact.read_metrics(out) if is_main else []
     return {
-        "num_examples": dict(Counter(e.kind for e in examples)), "num_verified_programs": num_verified, "num_too_long": len(too_long),
-        "num_sequences": len(sequences), "padding_frac": 1 - packed_tokens / (len(sequences) * config.context), "num_steps": num_steps,
-        "num_processes": processes, "max_number": config.max_number, "max_result": config.max_result,
+        "num_examples": len(encoded.lengths), "num_too_long": len(too_long), "num_rows": len(rows), "num_tokens": int(encoded.starts[-1]),
+        "packing": figures, **facts, "max_number": family["max_number"], "max_result": family["max_result"],
         "loss": {"before": metrics[0]["loss"], "after": metrics[-1]["loss"]} if metrics else None,
     }  # fmt: skip
-
-
-def _loss(engine: Any, batch: packing.Batch, isolate: bool, device: Any) -> Tensor:
-    # given restarting positions and no mask, transformers would isolate examples by itself, so crossing is asked for by a mask too
-    documents = batch.documents if isolate else batch.documents.clamp(max=0)
-    return engine(batch.ids.to(device), batch.labels.to(device), batch.positions.to(device), documents.to(device)).sum()
 
 
 if __name__ == "__main__":

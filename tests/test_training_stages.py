@@ -36,13 +36,14 @@ total_tokens = 38400
 warmup_steps = 5
 eval_every = 50
 checkpoint_every = 20
-[sft]
+[examples]
 num_examples = 400
+max_number = 4
+[sft]
 context = 384
 batch_sequences = 4
 micro_batch_sequences = 2
 num_steps = 60
-max_number = 4
 checkpoint_every = 10
 [grpo]
 group_size = 8
@@ -59,7 +60,7 @@ checkpoint_every = 3
 
 
 def command(folder, stage, inputs, out):
-    module = {"tokenizer": "pretrain.train_tokenizer", "tokens": "pretrain.tokens"}.get(stage, f"{stage}.train")
+    module = {"tokenizer": "pretrain.train_tokenizer", "tokens": "pretrain.tokens", "examples": "sft.collect"}.get(stage, f"{stage}.train")
     named = [word for name in inputs for word in ("--in", f"{name}={folder / name}")]
     return [sys.executable, "-m", f"mathpipe.{module}", "--config", str(folder / "toy.toml"), *named, "--out", str(out)]
 
@@ -97,7 +98,8 @@ def folder(tmp_path_factory) -> Path:
     run(path, "tokenizer", ["corpus"])
     run(path, "tokens", ["corpus", "tokenizer"])
     run(path, "pretrain", ["tokens", "tokenizer"])
-    run(path, "sft", ["pretrain"])
+    run(path, "examples", [])
+    run(path, "sft", ["pretrain", "examples"])
     return path
 
 
@@ -127,13 +129,16 @@ def test_killed_pretraining_ends_bit_identical(folder):
 def test_sft_learns_and_counts(folder):
     manifest = artifact.read_manifest(folder / "sft")
     assert manifest["loss"]["after"] < 0.5 * manifest["loss"]["before"]
-    assert sum(manifest["num_examples"].values()) == 400
-    assert manifest["num_verified_programs"] == manifest["num_examples"]["pot"] + manifest["num_examples"]["tir"] > 0
-    assert pq.read_table(folder / "sft" / "data" / "examples.parquet").num_rows == 400
+    made = artifact.read_manifest(folder / "examples")
+    assert manifest["num_examples"] == made["num_examples"] == sum(made["num_by_format"].values()) == 400
+    assert made["programs"] == {"ok": made["num_by_format"]["pot"] + made["num_by_format"]["tir"]}
+    assert (manifest["max_number"], manifest["max_result"]) == (4, 100)
+    assert manifest["packing"]["bfd"]["padding_frac"] <= manifest["packing"]["shuffle"]["padding_frac"] < 0.2
+    assert not (folder / "sft" / "encoded").exists()
 
 
 def test_killed_sft_ends_bit_identical(folder):
-    run_killed(folder, "sft", ["pretrain"], folder / "sft-killed")
+    run_killed(folder, "sft", ["pretrain", "examples"], folder / "sft-killed")
     assert_same_run(folder / "sft", folder / "sft-killed")
 
 
@@ -159,7 +164,8 @@ def test_two_processes_train_like_one(folder):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     out = folder / "sft-two"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    found = subprocess.run([*torchrun, *command(folder, "sft", ["pretrain"], out)[1:]], env=environment, capture_output=True, text=True)
+    training = command(folder, "sft", ["pretrain", "examples"], out)[1:]
+    found = subprocess.run([*torchrun, *training], env=environment, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr[-3000:]
     one, two = (artifact.read_metrics(path) for path in (folder / "sft", out))
     assert max(abs(a["loss"] - b["loss"]) for a, b in zip(one[:20], two[:20], strict=True)) < 1e-3
@@ -167,10 +173,10 @@ def test_two_processes_train_like_one(folder):
 
 @pytest.mark.parametrize(
     ("stage", "setting", "message"),
-    [("pretrain", "pretrain.context=100000", "exceeds max_position"), ("sft", "sft.num_examples=3", "fewer than")],
+    [("pretrain", "pretrain.context=100000", "exceeds max_position"), ("sft", "sft.batch_sequences=1000", "fewer than")],
 )
 def test_bad_settings_are_one_line_and_exit_2(folder, stage, setting, message, tmp_path):
-    inputs = {"pretrain": ["tokens", "tokenizer"], "sft": ["pretrain"]}[stage]
+    inputs = {"pretrain": ["tokens", "tokenizer"], "sft": ["pretrain", "examples"]}[stage]
     found = subprocess.run([*command(folder, stage, inputs, tmp_path / "out"), "--set", setting], capture_output=True, text=True)
     assert found.returncode == 2
     assert message in found.stderr.strip().splitlines()[-1]

@@ -1,0 +1,128 @@
+"""Runs programs: one process that has imported what they use, and a fork with resource limits for each.
+
+Reads lines `{"programs": [...], "timeout_s": s}` and answers each with one line: a list of [printed text, error or null] per
+program, or null when the time was over. Programs of one request share a namespace, as the cells of a notebook do.
+
+This is a subprocess with rlimits (CPU time, memory, file size) in a scratch directory, without HOME and, where the kernel lets an
+ordinary user unshare it, without network. It is not a sandbox: it keeps honest programs from doing damage by accident, not
+hostile ones. `network` in its first line says whether the network is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import io
+import json
+import os
+import resource
+import select
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+PRELOADED = ("math", "fractions", "itertools", "datetime", "random", "numpy", "sympy", "sympy.abc")
+WARM_UP = "import sympy; x, y = sympy.symbols('x y'); sympy.solve((x + y - 3, x / y - 2), (x, y)); sympy.simplify(x + x)"
+"""What loads the parts of sympy that it imports on first use, once instead of in every fork."""
+MEMORY_BYTES = 2 * 2**30
+"""Address space of a program, with the libraries above."""
+FILE_BYTES = 2**20
+MAX_PRINTED_CHARS = 20_000
+WALL_FACTOR = 4
+"""Seconds on the clock per second of CPU time after which a program that sleeps or waits is ended."""
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+
+
+def cut_network() -> bool:
+    """Leave the machine's network for good; False where the kernel does not allow it."""
+    return ctypes.CDLL(None).unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0
+
+
+def limit(timeout_s: float) -> None:
+    """Bound this process."""
+    seconds = int(timeout_s)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def execute(program: str, namespace: dict[str, Any]) -> list[str | None]:
+    """[printed, error or None] of one program; any exception is the program's."""
+    captured, error = io.StringIO(), None
+    try:
+        with contextlib.redirect_stdout(captured), contextlib.redirect_stderr(io.StringIO()):
+            exec(compile(program, "<program>", "exec"), namespace)
+    except BaseException as raised:  # noqa: BLE001 - SystemExit and KeyboardInterrupt of a program too end only the program
+        error = traceback.format_exception_only(raised)[-1].strip()
+    return [captured.getvalue()[:MAX_PRINTED_CHARS].strip(), error]
+
+
+def child(programs: list[str], timeout_s: float, scratch: str, pipe: int) -> None:
+    """What the fork does: run the programs, write the results to `pipe`, end."""
+    os.setsid()
+    os.chdir(scratch)
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in range(3):
+        os.dup2(null, descriptor)
+    limit(timeout_s)
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    results = json.dumps([execute(program, namespace) for program in programs]).encode()
+    while results:
+        results = results[os.write(pipe, results) :]
+    os._exit(0)
+
+
+def run(programs: list[str], timeout_s: float, scratch: str) -> list[list[str | None]] | None:
+    """Results of the programs, or None when the fork was ended before it had them: out of time or memory."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(reader)
+            child(programs, timeout_s, scratch, writer)
+        finally:
+            os._exit(1)
+    os.close(writer)
+    results, deadline = b"", time.monotonic() + WALL_FACTOR * timeout_s
+    while select.select([reader], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        part = os.read(reader, 2**16)
+        if not part:
+            break
+        results += part
+    os.close(reader)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    for path in Path(scratch).iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    return json.loads(results) if results.endswith(b"]]") else None
+
+
+def serve() -> None:
+    """Answer requests on standard input until it closes."""
+    requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    for name in PRELOADED:
+        with contextlib.suppress(ImportError):
+            __import__(name)
+    with contextlib.suppress(ImportError):
+        exec(WARM_UP, {})
+    has_network = not cut_network()
+    gc.collect()
+    gc.freeze()
+    print(json.dumps({"network": has_network}), file=answers, flush=True)
+    with tempfile.TemporaryDirectory(prefix="mathpipe-programs-") as scratch:
+        for line in requests:
+            request = json.loads(line)
+            print(json.dumps(run(request["programs"], request["timeout_s"], scratch)), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    sys.setrecursionlimit(10_000)
+    serve()
