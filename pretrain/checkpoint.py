@@ -23,10 +23,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from mathpipe.pipeline import artifact, log
-from mathpipe.pretrain.optim import rank, world_size
+from mathpipe.pretrain.optim import barrier, rank, world_size
 
 FOLDER = "checkpoints"
 COMPLETE = "complete.json"
@@ -65,11 +64,11 @@ def save(engine: Any, out: Path, step: int, keep: int = 1, state: Any = None) ->
         shutil.rmtree(path, ignore_errors=True)  # half of one from a process that was killed, perhaps with other numbers of processes
         folder.mkdir(parents=True, exist_ok=True)
         _require_space(folder, engine)
-    dist.barrier()
+    barrier()
     with _full_disk_is_oserror(folder):
         engine.save_checkpoint(str(folder), tag=path.name, save_latest=False)
         torch.save(rng_state(), path / f"rng-{rank()}.pt")
-    dist.barrier()
+    barrier()
     if rank() == 0:
         files = sorted(file for file in path.rglob("*") if file.is_file())
         for file in files:
@@ -79,7 +78,7 @@ def save(engine: Any, out: Path, step: int, keep: int = 1, state: Any = None) ->
         artifact.write_json(path / COMPLETE, {"step": step, "processes": world_size(), "state": state, "files": sizes})
         for old in sorted(folder.glob("step-*"))[:-keep]:
             _remove(old)
-    dist.barrier()
+    barrier()
 
 
 def load(engine: Any, out: Path) -> tuple[int, Any]:
@@ -107,7 +106,7 @@ def load(engine: Any, out: Path) -> tuple[int, Any]:
 
 def clear(out: Path) -> None:
     """Remove all checkpoints of a finished stage."""
-    dist.barrier()
+    barrier()
     if rank() == 0:
         shutil.rmtree(out / FOLDER, ignore_errors=True)
 
@@ -159,11 +158,19 @@ def _load_universal(engine: Any, path: Path) -> None:
             input_folder=str(path), output_folder=str(universal), num_extract_workers=1, num_merge_workers=1, keep_temp_folder=False,
             strict=True, inject_missing_state=True,
         ))  # fmt: skip
-    dist.barrier()
+    barrier()
+    optimizer = engine.basic_optimizer
+    decays = [group["weight_decay"] for group in optimizer.param_groups]
     engine._config.load_universal_checkpoint = True
     engine.load_checkpoint(str(path.parent), tag=UNIVERSAL)
     engine._config.load_universal_checkpoint = False
-    dist.barrier()
+    # at stage 3 DeepSpeed 0.19 gives all groups the first one's decay, and all states one step counter, which each then advances
+    for group, decay in zip(optimizer.param_groups, decays, strict=True):
+        group["weight_decay"] = decay
+    for values in optimizer.state.values():
+        if isinstance(values.get("step"), torch.Tensor):
+            values["step"] = values["step"].clone()
+    barrier()
     if rank() == 0:
         shutil.rmtree(universal)
         (path.parent / "latest_universal").unlink()

@@ -145,6 +145,12 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def barrier() -> None:
+    """Wait for all processes."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
 def total_array(values: np.ndarray) -> np.ndarray:
     """Element-wise sum over all processes, in float64."""
     tensor = torch.from_numpy(values.astype(np.float64))

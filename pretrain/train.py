@@ -70,7 +70,8 @@ def held_out_nats(engine: Any, data: np.ndarray, context: int, rows: int) -> tup
 
 def held_out_figures(engine: Any, mixture: Mixture, context: int, rows: int) -> dict[str, float]:
     """Held-out loss in nats per token and bits per byte: of all sources' tokens together, and of each where there are several."""
-    figures, sums = {}, np.zeros(3)
+    figures: dict[str, float] = {}
+    sums = np.zeros(3)
     for source in mixture.sources:
         data = mixture.held_out(source)
         if len(data) < 2:

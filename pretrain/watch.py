@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from mathpipe.pipeline import log
 from mathpipe.pretrain.optim import rank, total, world_size
@@ -80,7 +79,8 @@ class Watch:
         """`state` is what `state()` gave at the checkpoint that training continues from, or None."""
         self.on_bad_loss, self.spike_factor, self.out = on_bad_loss, spike_factor, out
         self.losses: deque[float] = deque(state["losses"] if state else [], NUM_LOSSES)
-        self.num_skipped, self.in_a_row = (state["num_skipped"], state["in_a_row"]) if state else (0, 0)
+        self.num_skipped: int = state["num_skipped"] if state else 0
+        self.in_a_row: int = state["in_a_row"] if state else 0
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint."""
