@@ -55,7 +55,7 @@ def source_root(package: str) -> Path:
         return Path(sysconfig.get_path("stdlib"))
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError(f"crawl.packages: {package!r} is not an installed package; install it or take it out of the list")
+        raise ValueError(f"{package!r} is not an installed package; install it or take it out of the list")
     return Path(next(iter(spec.submodule_search_locations)))
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from html import escape
 
-from docutils import frontend, nodes, utils
+from docutils import core, frontend, nodes, utils
 from docutils.parsers.rst import Directive, Parser, directives, roles
 from docutils.utils.math import MathError, latex2mathml
 
@@ -31,6 +31,10 @@ ROLES = (
 )  # fmt: skip
 NOTES = ("versionadded", "versionchanged", "deprecated", "seealso", "legacy")
 HIDDEN = ("plot", "autosummary", "currentmodule", "module", "testsetup", "autofunction", "autoclass", "toctree", "index", "only")
+LATEX_SETTINGS = {
+    "report_level": 5, "halt_level": 6, "file_insertion_enabled": False, "raw_enabled": False, "syntax_highlight": "none",
+    "line_length_limit": 1_000_000, "output_encoding": "unicode", "use_latex_citations": True, "legacy_column_widths": False,
+}  # fmt: skip
 DOLLAR_MATH = re.compile(r"\$([^$\n]{1,300})\$")
 
 
@@ -85,6 +89,19 @@ def render_body(text: str, style: int, dollar_math: bool = False) -> str:
     document = utils.new_document("docstring", settings)
     parser.parse(text, document)
     return _html(document, MATH_STYLES[style % len(MATH_STYLES)], 1)
+
+
+def has_math(text: str) -> bool:
+    """Whether reStructuredText has a formula."""
+    return ":math:" in text or ".. math::" in text
+
+
+def render_latex(title: str, text: str) -> str:
+    """reStructuredText as a LaTeX document, with a preamble of two lines."""
+    _parser()  # roles and directives are known to docutils from here on
+    body = core.publish_parts(text, writer="latex", settings_overrides=LATEX_SETTINGS)["body"].strip()
+    heading = title.replace("_", r"\_")
+    return f"\\documentclass{{article}}\n\\title{{{heading}}}\n\\begin{{document}}\n\\maketitle\n\n{body}\n\n\\end{{document}}\n"
 
 
 def _html(node: nodes.Node, math: Callable[[str, bool], str], depth: int) -> str:
