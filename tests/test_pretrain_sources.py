@@ -5,12 +5,15 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 from corpus_artifacts import digests, finish, folder, rows
 
 from mathpipe.corpus import docstrings, render, sources
@@ -91,9 +94,12 @@ def test_a_title_of_latex_has_no_bare_underscore() -> None:
     assert "\\title{a\\_b}" in render.render_latex("a_b", "Text.")
 
 
-@pytest.mark.parametrize("suffix", ["parquet", "jsonl", "jsonl.gz", "folder"])
-def test_files_and_data_sets_are_streamed(inputs: SourcesInputs, tmp_path: Path, suffix: str) -> None:
-    """The same reader as for the hub, on files here."""
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl", "jsonl.gz", "jsonl.zst", "folder"])
+def test_files_and_data_sets_are_streamed(inputs: SourcesInputs, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same reader as for the hub, on files here; some of proof-pile-2's are empty."""
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)  # after the last row, for Arrow's sake
+    packers: dict[str, Callable[[bytes], bytes]] = {"gz": gzip.compress, "zst": zstandard.compress}
+    pack = packers.get(suffix.rpartition(".")[2], bytes)
     data = folder(tmp_path, "data-set")
     for number in range(3):
         texts = [long(10 * number + i) for i in range(10)]
@@ -104,7 +110,8 @@ def test_files_and_data_sets_are_streamed(inputs: SourcesInputs, tmp_path: Path,
         if suffix in ("parquet", "folder"):
             pq.write_table(pa.table(table), data / f"part-{number}.parquet")
         else:
-            (data / f"part-{number}.{suffix}").write_bytes(gzip.compress(lines) if suffix.endswith("gz") else lines)
+            (data / f"part-{number}.{suffix}").write_bytes(pack(lines))
+            (data / f"empty-{number}.{suffix}").write_bytes(pack(b""))
     kind = {"kind": "dataset", "name": str(data)} if suffix == "folder" else {"kind": "files", "paths": (str(data / f"*.{suffix}"),)}
     found = collect(inputs, folder(tmp_path, "out"), TextSource(**kind, column="body"))  # type: ignore[arg-type]
     assert sorted(row["text"] for row in found) == sorted(long(i) for i in range(30))
