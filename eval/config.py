@@ -160,7 +160,7 @@ class EvaluateInputs:
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """The stages of the corpus and, all or none, those of the models after it; the volume sweep where there was one."""
+    """The stages of the corpus and, all or none, those of the models after it; the volume sweep and ablations where there were."""
 
     benchmarks: Path
     crawl: Path
@@ -177,6 +177,9 @@ class ReportInputs:
     grpo: Path | None = None
     evaluate: Path | None = None
     volumes: Path | None = None
+    code_first: Path | None = None
+    mixing: Path | None = None
+    arxiv: Path | None = None
 
     def __post_init__(self) -> None:
         missing = [name for name in MODEL_STAGES if getattr(self, name) is None]

@@ -107,8 +107,16 @@ def figures(parts: Sequence[str]) -> str:
     return f'<div class="figures">{"".join(parts)}</div>' if parts else ""
 
 
-def plot(title: str, series: dict[str, Series], x_label: str, y_label: str = "", bars: bool = False, log_y: bool = False) -> str:
-    """A figure with one line (or group of bars) per series, name → (x, y)."""
+def plot(
+    title: str, series: dict[str, Series], x_label: str, y_label: str = "", bars: bool = False, log_y: bool = False,
+    errors: dict[str, Sequence[float]] | None = None, ticks: Sequence[str] = (),
+) -> str:  # fmt: skip
+    """A figure with one line (or group of bars) per series, name → (x, y).
+
+    Args:
+        errors: half lengths of error bars, by series; points with bars are not joined by a line.
+        ticks: names of x = 0, 1, 2, …
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -120,7 +128,9 @@ def plot(title: str, series: dict[str, Series], x_label: str, y_label: str = "",
         figure, axes = plt.subplots(figsize=(5.6, 3.2), layout="constrained")
         for index, (name, (x, y)) in enumerate(series.items()):
             colour = COLOURS[index % len(COLOURS)]
-            if bars:
+            if errors:
+                axes.errorbar(x, y, errors[name], fmt="o", color=colour, label=name, capsize=4, markersize=4.5)
+            elif bars:
                 axes.bar(x, y, width=0.6, color=colour, label=name)
             else:
                 axes.plot(x, y, color=colour, linewidth=1.8, label=name, marker="o" if len(x) <= 12 else None, markersize=4.5)
@@ -128,6 +138,8 @@ def plot(title: str, series: dict[str, Series], x_label: str, y_label: str = "",
             axes.set_yscale("log")
         if bars or x_label in ("round", "volume"):
             axes.set_xticks(sorted({int(value) for x, _ in series.values() for value in x}))
+        if ticks:
+            axes.set_xticks(range(len(ticks)), ticks)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")

@@ -16,3 +16,19 @@ ROUND_4_OVERLAP = 0.98
 """Share of round 4's data collected in round 3 already (section 2.1): "nearly 98 %"."""
 CORPUS = {"pages": 35_500_000, "tokens": 120_000_000_000}
 """The paper's corpus after four rounds (section 2.1)."""
+
+ABLATION_COLUMNS = ("GSM8K", "MATH", "GSM8K+Python", "MATH+Python", "MMLU", "BBH", "HumanEval", "MBPP")
+ABLATIONS: dict[str, tuple[str, tuple[float, ...]]] = {
+    "general-math": ("general 400B → math 150B", (19.1, 14.4, 14.3, 6.7, 33.1, 32.7, 12.8, 13.2)),
+    "code-math": ("code 400B → math 150B", (21.9, 15.3, 17.4, 9.4, 36.2, 35.3, 12.2, 17.0)),
+    "math": ("math 150B", (20.5, 13.1, 11.4, 6.5, 32.3, 32.5, 11.6, 13.2)),
+    "mixed": ("code 400B and math 150B in one stage", (17.6, 12.1, 19.7, 13.5, 33.5, 35.6, 29.3, 39.4)),
+}
+"""Arm → (the paper's setting, 1.3B parameters, per cent of ABLATION_COLUMNS; section 5.1)."""
+ARXIV_COLUMNS = ("GSM8K", "MATH", "CMATH")
+ARXIV: dict[str, tuple[str, tuple[float, ...]]] = {
+    "general": ("no math training", (2.9, 3.0, 12.3)),
+    "general-arxiv": ("MathPile, mostly arXiv", (2.7, 3.3, 1.2)),
+    "general-math": ("DeepSeekMath Corpus", (23.8, 13.6, 41.5)),
+}
+"""Arm → (the paper's corpus, 1.3B parameters after 150B tokens of it, per cent; section 2.2 and 5.1)."""

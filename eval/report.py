@@ -1,8 +1,8 @@
 """Stage report: one self-contained HTML file, `report.html`, made from the artifacts' manifests, metrics and samples alone.
 
 The same module makes `report` (the whole chain) and `corpus.report` (the corpus alone): which of the two is said by the inputs
-it is given, the page names what is not in it, and a part of the models' stages is refused. The volume sweep is
-shown where it has been run.
+it is given, the page names what is not in it, and a part of the models' stages is refused. The volume sweep
+and the ablations are shown where they have been run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mathpipe.eval import report_corpus, report_models
+from mathpipe.eval import report_ablations, report_corpus, report_models
 from mathpipe.eval.config import ReportConfig, ReportInputs
 from mathpipe.eval.markup import cards, duration, folded, number, page, percent, size, table
 from mathpipe.eval.report_source import Source, require
@@ -36,6 +36,7 @@ def run(config: ReportConfig, inputs: ReportInputs, out: Path) -> dict[str, Any]
     if "pretrain" in source:
         makers |= {
             "Pre-training": lambda: report_models.pretraining(source),
+            "Ablations": lambda: report_ablations.ablations(source),
             "SFT": lambda: report_models.sft(source),
             "GRPO": lambda: report_models.grpo(source, config),
             "Evaluation": lambda: report_models.evaluation(source, config),

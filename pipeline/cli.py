@@ -1,4 +1,4 @@
-"""The command line: `mathpipe run | annotate | plan | status | rerun | report | sweep-volume | gc | ui | bench`."""
+"""The command line: `mathpipe run | annotate | plan | status | rerun | report | sweep-volume | ablate | gc | ui | bench`."""
 
 from __future__ import annotations
 
@@ -135,6 +135,9 @@ def _parser() -> argparse.ArgumentParser:
     add("report", _report, "build the report if it is not up to date, and print its path")
     sweep = add("sweep-volume", _sweep_volume, "train a small model on 1×, 2×, 3× and 4× round 1's tokens, compare held-out losses")
     sweep.add_argument("--verbose", action="store_true", help="show what the stages print")
+    ablate = add("ablate", _ablate, "repeat a pre-training comparison of the paper at this profile's size, three seeds an arm")
+    ablate.add_argument("comparison", choices=stages.COMPARISONS, help="what is compared: %(choices)s (section 5.1)")
+    ablate.add_argument("--verbose", action="store_true", help="show what the stages print")
     gc = add("gc", _gc, "list artifacts that the current plan does not refer to")
     gc.add_argument("--yes", action="store_true", help="remove them")
     add("ui", _ui, "start the Luigi page and TensorBoard on this machine and list the links; Ctrl-C ends them")
@@ -176,6 +179,10 @@ def _report(arguments: argparse.Namespace) -> None:
 
 def _sweep_volume(arguments: argparse.Namespace) -> None:
     _bring_about(_make_plan(arguments), ["volumes"], arguments.verbose)
+
+
+def _ablate(arguments: argparse.Namespace) -> None:
+    _bring_about(_make_plan(arguments), [f"ablate.{arguments.comparison}"], arguments.verbose)
 
 
 def report_file(plan: Plan, name: str = "report") -> Path | None:

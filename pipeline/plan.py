@@ -109,7 +109,8 @@ def make_plan(runs: Path, profile: str | None = None, file: Path | None = None, 
     steps: dict[str, Step] = {}
     for stage in stages.STAGES.values():
         section = stage.config_class().SECTION
-        config, table = configs[section], to_table(configs[section])
+        config = dataclasses.replace(configs[section], **stage.settings)
+        table = to_table(config)
         further = {key: source for key, source in stage.when_done.items() if steps[source].state == "done"}
         sources = {key: steps[source] for key, source in {**stage.inputs, **further}.items()}
         hashes = {key: source.hash for key, source in sources.items()}

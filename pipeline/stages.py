@@ -12,6 +12,14 @@ from mathpipe.pipeline.config import ConfigError, nearest
 
 NUM_VOLUMES = 4
 """Volumes that are compared: 1 to 4 times the tokens of round 1 (section 2.1: 40, 80, 120, 160 billion)."""
+COMPARISONS = {
+    "code-first": ("general-math", "code-math", "math"),
+    "mixing": ("math", "code-math", "mixed"),
+    "arxiv": ("general", "general-arxiv", "general-math"),
+}
+"""Comparison of section 5.1 → its arms (pretrain/ablation_config.py), the first being what the others are compared with."""
+NUM_SEEDS = 3
+"""Models of an arm, which differ in nothing but the seed."""
 NUM_ROUNDS = 4
 """Rounds of the corpus loop (section 2.1: after four iterations nearly 98 % of the data had been collected before)."""
 
@@ -35,6 +43,8 @@ class Stage:
     """Further inputs, taken where their stage's artifact is there when the plan is made; they make nothing run."""
     optional: bool = False
     """Whether it runs only when it, or what it leads to, is asked for by name."""
+    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    """Values of its section that tell it from the other stages of that section."""
 
     def config_class(self) -> Any:
         """The config dataclass, imported on use."""
@@ -89,6 +99,23 @@ def _volumes() -> list[Stage]:
     ]  # fmt: skip
 
 
+def _ablations() -> list[Stage]:
+    """The arms of all comparisons, a stage for each seed, and the comparisons."""
+    pretrain = "mathpipe.pretrain"
+    texts = {"benchmarks": "benchmarks", "corpus": "corpus", "sources": "sources.clean", "tokens": "tokens"}
+    seeds = range(NUM_SEEDS)
+    arms_of = {name: {f"{letter}{seed}": f"arm.{arm}.{seed}" for letter, arm in zip("abc", arms, strict=True) for seed in seeds}
+               for name, arms in COMPARISONS.items()}  # fmt: skip
+    return [
+        *[Stage(f"arm.{arm}.{seed}", f"{pretrain}.ablate", f"{pretrain}.ablation_config:AblateConfig", f"{arm} with seed {seed}",
+                {"tokens": "tokens", "tokenizer": "tokenizer"}, distributed=True, optional=True, settings={"arm": arm, "seed": seed})
+          for arm in dict.fromkeys(arm for arms in COMPARISONS.values() for arm in arms) for seed in seeds],
+        *[Stage(f"ablate.{name}", f"{pretrain}.compare", f"{pretrain}.config:VolumesConfig", f"{', '.join(arms)}: side by side",
+                texts | arms_of[name], optional=True)
+          for name, arms in COMPARISONS.items()],
+    ]  # fmt: skip
+
+
 ROUNDS = tuple(f"round{n}" for n in range(1, NUM_ROUNDS + 1))
 CORPUS_STAGES = ("benchmarks", "crawl", "pages", *ROUNDS, "corpus")
 """What a report on the corpus reads."""
@@ -107,23 +134,32 @@ STAGES: dict[str, Stage] = {
         *_volumes(),
         Stage("corpus", f"{_corpus}.decontaminate", f"{_corpus}.config:CorpusConfig", "the math corpus without benchmark 10-grams",
               {"pages": "pages", "selected": f"round{NUM_ROUNDS}.select", "benchmarks": "benchmarks"}),
+        Stage("sources", f"{_corpus}.sources", f"{_corpus}.sources_config:SourcesConfig", "code, LaTeX and general text beside the corpus",
+              {"pages": "pages", "selected": f"round{NUM_ROUNDS}.select"}),
+        Stage("sources.clean", f"{_corpus}.decontaminate", f"{_corpus}.config:CorpusConfig", "the same without benchmark 10-grams",
+              {"pages": "sources", "benchmarks": "benchmarks"}),
         Stage("corpus.report", f"{_eval}.report", f"{_eval}.config:ReportConfig", "one HTML file on the corpus alone",
               {name: name for name in CORPUS_STAGES}, when_done={"volumes": "volumes"}, optional=True),
         Stage("tokenizer", f"{_pretrain}.train_tokenizer", f"{_pretrain}.config:TokenizerConfig",
               "byte-level BPE, digits split", {"corpus": "corpus"}),
         Stage("tokens", f"{_pretrain}.tokens", f"{_pretrain}.config:TokensConfig", "memory-mapped token shards with document index",
-              {"corpus": "corpus", "tokenizer": "tokenizer"}),
+              {"corpus": "corpus", "tokenizer": "tokenizer", "sources": "sources.clean"}),
         Stage("pretrain", f"{_pretrain}.train", f"{_pretrain}.config:PretrainConfig", "language model on the corpus",
               {"tokens": "tokens", "tokenizer": "tokenizer"}, distributed=True),
-        Stage("sft", "mathpipe.sft.train", "mathpipe.sft.config:SftConfig",
-              "CoT, PoT and tool-integrated examples, packed", {"pretrain": "pretrain"}, distributed=True),
+        *_ablations(),
+        Stage("examples", "mathpipe.sft.collect", "mathpipe.sft.config:ExamplesConfig",
+              "CoT, PoT and tool-integrated examples of one schema, verified by execution"),
+        Stage("examples.clean", f"{_corpus}.clean_examples", f"{_corpus}.config:CleanExamplesConfig",
+              "the same without benchmark 10-grams, training splits apart", {"pages": "examples", "benchmarks": "benchmarks"}),
+        Stage("sft", "mathpipe.sft.train", "mathpipe.sft.config:SftConfig", "the model on the examples, packed",
+              {"pretrain": "pretrain", "examples": "examples", "clean": "examples.clean"}, distributed=True),
         Stage("grpo", "mathpipe.grpo.train", "mathpipe.grpo.config:GrpoConfig",
               "group relative policy optimisation", {"sft": "sft"}, distributed=True),
         Stage("evaluate", f"{_eval}.evaluate", f"{_eval}.config:EvaluateConfig", "MMLU, BBH and held-out problems for base, SFT and GRPO",
               {"benchmarks": "benchmarks", "pretrain": "pretrain", "sft": "sft", "grpo": "grpo"}),
         Stage("report", f"{_eval}.report", f"{_eval}.config:ReportConfig", "one HTML file",
               {name: name for name in (*CORPUS_STAGES, "tokenizer", "tokens", "pretrain", "sft", "grpo", "evaluate")},
-              when_done={"volumes": "volumes"}),
+              when_done={"volumes": "volumes"} | {name.replace("-", "_"): f"ablate.{name}" for name in COMPARISONS}),
     ]
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Tables that end a run in the terminal, from metrics.jsonl alone: the rounds of the corpus, the volumes of the sweep."""
+"""Tables that end a run in the terminal, from metrics.jsonl alone: the rounds of the corpus, the volumes of the sweep, the ablations."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def closing(plan: Plan, targets: Sequence[str]) -> str:
         found.append(rounds(plan))
     if "volumes" in wanted:
         found.append(volumes(plan))
+    found += [ablation(plan, name) for name in stages.COMPARISONS if f"ablate.{name}" in wanted]
     return "".join(f"{table}\n" for table in found)
 
 
@@ -49,6 +50,18 @@ def volumes(plan: Plan) -> str:
     facts = read_manifest(out)
     words = f"lowest loss on {facts['judged_on']}: volume {facts['best']}; bits per byte, SE of the difference to volume 1 over texts"
     return f"{render(VOLUME_COLUMNS, read_metrics(out))}\n{words}"
+
+
+def ablation(plan: Plan, name: str) -> str:
+    """The arms of a comparison, bits per byte with their standard errors over seeds."""
+    out = plan.steps[f"ablate.{name}"].out
+    facts = read_manifest(out)
+    columns: list[Column] = [("arm", "arm", "s"), ("tokens", "tokens", ",d")]
+    for kind in facts["texts"]:
+        columns += [(kind, f"{kind} bits_per_byte", ".4f"), ("± SE", f"{kind} stderr", ".4f")]
+        columns += [(f"to {facts['arms'][0]}", f"{kind} difference", "+.4f")]
+    words = f"bits per byte of held-out texts, lower is better; SE over {facts['num_seeds']} seeds"
+    return f"{render(columns, read_metrics(out))}\n{words}"
 
 
 def render(columns: Sequence[Column], rows: Sequence[dict[str, Any]]) -> str:

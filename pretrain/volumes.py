@@ -22,7 +22,7 @@ How to read the table (bits per byte, lower is better; it does not depend on the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,14 +77,20 @@ def held_out_texts(config: VolumesConfig, inputs: VolumesInputs) -> list[Text]:
         "core pages": sorted(core.items()),
         "wide pages": sorted((url, text) for url, text in wide.items() if url not in core),
     }
+    texts = draw(config, found)
+    if not texts:
+        raise ValueError(f"{inputs.corpus4}: no held-out page; raise tokens.held_out_frac (now {frac})")
+    return texts
+
+
+def draw(config: VolumesConfig, found: Mapping[str, Sequence[tuple[str, str]]]) -> list[Text]:
+    """At most `num_texts` of each kind (kind → URL and text), cut to `max_chars`; a kind that has none is named in the log."""
     rng = np.random.default_rng(config.seed)
     texts = []
     for kind, rows in found.items():
         drawn = sorted(rng.permutation(len(rows))[: config.num_texts or None])
         texts += [(kind, rows[i][0], rows[i][1][: config.max_chars]) for i in drawn]
         log.logger().info("%s: %d texts of %d%s", kind, len(drawn), len(rows), "" if rows else "; none, so nothing is judged on them")
-    if not texts:
-        raise ValueError(f"{inputs.corpus4}: no held-out page; raise tokens.held_out_frac (now {frac})")
     return texts
 
 

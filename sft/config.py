@@ -89,7 +89,7 @@ class ExamplesConfig:
 
     def fingerprint(self) -> dict[str, Any] | None:
         """Names, sizes and times of local files."""
-        files = [file for source in self.sources for file in source.files() if source.path]
+        files = [file for source in self.sources if source.path for file in source.files()]
         return {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in files} or None
 
     def describe(self) -> str:

@@ -158,7 +158,7 @@ def test_the_page_stands_alone_and_says_what_the_artifacts_say(chain: report.Rep
     links = Links()
     links.feed(text)
     assert links.fetched == [] and "<script" not in text and "@import" not in text
-    assert links.anchors == links.ids and len(links.ids) == facts["num_sections"] == 13
+    assert links.anchors == links.ids and len(links.ids) == facts["num_sections"] == 14
     assert text.count("<svg") >= 14
     told = ("41.2 %", "58.3 %", "+17.1", "4.0e-04", "5,563", "Stand-ins for MMLU", "59.5", "0.0 – 5.0", "300 × 5, 20 × 4", "round1.domains")
     told += (
@@ -166,6 +166,7 @@ def test_the_page_stands_alone_and_says_what_the_artifacts_say(chain: report.Rep
         "5.3 %",
         "math: /&lt;m&gt;/; not math: /0/, /1/, /2/ and 3 more",
         "sweep has not been run",
+        "mathpipe ablate arxiv",
     )
     for wanted in told:
         assert wanted in text, wanted

@@ -77,8 +77,8 @@ def test_every_stage_keeps_the_protocol(stage):
     kinds = [ast.unparse(argument.annotation).split(".")[-1] for argument in run.args.args]
     assert names == ["config", "inputs", "out"] and kinds[0] == stage.config.partition(":")[2]
     assert ast.unparse(tree.body[-1]) == "if __name__ == '__main__':\n    stage.main(run)"
-    config = stage.config.partition(":")[0].split(".")[-1]
-    fields = fields_of(kinds[1], tree, ast.parse((ROOT / folder / f"{config}.py").read_text(encoding="utf-8")))
+    configs = [ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / folder).glob("*config.py")]
+    fields = fields_of(kinds[1], tree, *configs)
     assert {name for name, default in fields.items() if default is None} <= set(stage.inputs) <= set(fields)
 
 
