@@ -73,11 +73,11 @@ def encode(examples: Iterable[Example], tokenizer: Any) -> Encoded:
         pieces = [[(e.prompt, False), *e.pieces] for e in batch]
         texts = [text for example in pieces for text, _ in example]
         found = iter(tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"])
-        for example in pieces:
-            parts = [(next(found), learnt) for _, learnt in example] + [([tokenizer.eos_token_id], True)]
-            lengths.append(sum(len(part) for part, _ in parts))
-            ids += [np.array(part, np.int32) for part, _ in parts]
-            learn += [np.full(len(part), learnt) for part, learnt in parts]
+        parts = [[*((next(found), learnt) for _, learnt in example), ([tokenizer.eos_token_id], True)] for example in pieces]
+        flat = [part for example in parts for part in example]
+        ids.append(np.array(list(itertools.chain.from_iterable(tokens for tokens, _ in flat)), np.int32))
+        learn.append(np.repeat([learnt for _, learnt in flat], [len(tokens) for tokens, _ in flat]))
+        lengths += [sum(len(tokens) for tokens, _ in example) for example in parts]
     if not lengths:
         raise ValueError("there are no examples; look at the artifact of stage examples")
     return Encoded(np.concatenate(ids), np.concatenate(learn), np.concatenate([[0], np.cumsum(lengths)]))

@@ -77,7 +77,7 @@ def run_killed(folder, stage, inputs, out):
         command(folder, stage, inputs, out), env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 120
-    while not (out / "checkpoints" / "latest").exists():
+    while not list(out.glob("checkpoints/step-*/complete.json")):
         assert process.poll() is None, "the stage ended before its first checkpoint"
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -104,7 +104,8 @@ def folder(tmp_path_factory) -> Path:
 
 
 def without_times(rows):
-    return [{key: value for key, value in row.items() if not key.endswith("_s")} for row in rows]
+    of_the_machine = ("tokens_per_s", "mfu", "peak_memory_gb")
+    return [{key: value for key, value in row.items() if key not in of_the_machine} for row in rows]
 
 
 def assert_same_run(one: Path, other: Path):
@@ -133,7 +134,7 @@ def test_sft_learns_and_counts(folder):
     assert manifest["num_examples"] == made["num_examples"] == sum(made["num_by_format"].values()) == 400
     assert made["programs"] == {"ok": made["num_by_format"]["pot"] + made["num_by_format"]["tir"]}
     assert (manifest["max_number"], manifest["max_result"]) == (4, 100)
-    assert manifest["packing"]["bfd"]["padding_frac"] <= manifest["packing"]["shuffle"]["padding_frac"] < 0.2
+    assert manifest["packing"]["bfd"]["padding_frac"] <= manifest["packing"]["shuffle"]["padding_frac"] < 0.4
     assert not (folder / "sft" / "encoded").exists()
 
 
