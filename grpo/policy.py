@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from mathpipe.pretrain.model import log_probs
+from mathpipe.pretrain.model import log_probs, prepare
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Policy(nn.Module):
 
     def forward(self, groups: Groups, temperature: float = 1.0) -> Tensor:
         """log π(response token), `[N, T]` in fp32, 0 where the mask is false."""
+        prepare(self.model, groups.prompt_BP.device)
         body = self.model.model
         size = len(groups.response_NT) // len(groups.prompt_BP)
         positions = (groups.prompt_mask_BP.cumsum(1) - 1).clamp(min=0)

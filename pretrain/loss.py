@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mathpipe.pretrain import fast_cpu
+
 CHUNK_LOGITS = {"cpu": 1 << 19, "cuda": 1 << 28}
 """Logits that exist at the same time: 2 MB stay in a core's cache, 1 GB keeps a GPU busy."""
 
@@ -44,8 +46,8 @@ class LinearCrossEntropy(torch.autograd.Function):
             hidden_gradient.mul_(grad_N[0])
             weight_gradient.mul_(grad_N[0])
         else:
-            hidden_MH, weight_VH, *rest = ctx.saved_tensors
-            _, hidden_gradient, weight_gradient = chunked(hidden_MH, weight_VH, *rest, grad_N)
+            hidden_MH, weight_VH, rows_N, targets_N, temperature_N = ctx.saved_tensors
+            _, hidden_gradient, weight_gradient = chunked(hidden_MH, weight_VH, rows_N, targets_N, temperature_N, grad_N)
         return hidden_gradient, weight_gradient, None, None, None, None
 
 
@@ -63,23 +65,34 @@ def chunked(
         part = slice(start, start + size)
         hidden = hidden_MH.index_select(0, rows_N[part])
         logits = (hidden @ weight_VH.T).float()
+        scale = None if grad_N is None else grad_N[part].contiguous()
         if temperature_N is not None:
             logits /= temperature_N[part, None]
-        target = targets_N[part, None]
-        log_z = torch.logsumexp(logits, 1, keepdim=True)
-        nll_N[part] = (log_z - logits.gather(1, target)).squeeze(1)
-        if grad_N is None or hidden_gradient is None or weight_gradient is None:
+            scale = None if scale is None else scale / temperature_N[part]
+        nll_N[part] = cross_entropy_(logits, targets_N[part], scale)
+        if hidden_gradient is None or weight_gradient is None:
             continue
-        probs = logits.sub_(log_z).exp_()
-        probs.scatter_add_(1, target, probs.new_full(target.shape, -1.0))
-        scale = grad_N[part] if temperature_N is None else grad_N[part] / temperature_N[part]
-        probs = probs.mul_(scale[:, None]).to(hidden.dtype)
+        probs = logits.to(hidden.dtype)
         hidden_gradient.index_copy_(0, rows_N[part], probs @ weight_VH)
         if probs.dtype == torch.float32:
             weight_gradient.addmm_(probs.T, hidden)
         else:
             weight_gradient += probs.T @ hidden
     return nll_N, hidden_gradient, None if weight_gradient is None else weight_gradient.to(weight_VH.dtype)
+
+
+def cross_entropy_(logits_NV: Tensor, targets_N: Tensor, scale_N: Tensor | None) -> Tensor:
+    """-log p(target) `[N]`; where `scale_N` is given, the logits become the gradient of Σ scale · nll with respect to them."""
+    if fast_cpu.usable(logits_NV):
+        nll_N = torch.empty(len(logits_NV))
+        fast_cpu.call("cross_entropy", logits_NV, targets_N, scale_N, nll_N, *logits_NV.shape)
+        return nll_N
+    target = targets_N[:, None]
+    log_z = torch.logsumexp(logits_NV, 1, keepdim=True)
+    nll_N = (log_z - logits_NV.gather(1, target)).squeeze(1)
+    if scale_N is not None:
+        logits_NV.sub_(log_z).exp_().scatter_add_(1, target, logits_NV.new_full(target.shape, -1.0)).mul_(scale_N[:, None])
+    return nll_N
 
 
 class LossHead(nn.Linear):

@@ -5,6 +5,7 @@ Shapes: B batch, T tokens, H hidden; N positions that count, flattened over the 
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from mathpipe.pipeline.artifact import ContractError
-from mathpipe.pretrain import loss
+from mathpipe.pretrain import attention, fast_cpu, loss
 from mathpipe.pretrain.config import PretrainConfig
 
 MODEL = "model"
@@ -90,18 +91,35 @@ class TokenLoss(nn.Module):
             positions_BT: rotary positions (restart at each packed example), default 0 … T-1.
             documents_BT: example number of each token; attention stays within an example. None: plain causal attention.
         """
-        mask = None if documents_BT is None else block_causal_mask(documents_BT, next(self.model.parameters()).dtype)
-        hidden_BTH = self.model.model(input_ids=ids_BT, attention_mask=mask, position_ids=positions_BT, use_cache=False).last_hidden_state
+        prepare(self.model, ids_BT.device)
+        batch, length = ids_BT.shape
         following = F.pad(labels_BT[:, 1:], (0, 1), value=-100).flatten()
-        rows_N = (following != -100).nonzero().squeeze(1)
-        nll_N = loss.nll(self.model.lm_head, hidden_BTH.flatten(0, 1), rows_N, following[rows_N])
-        return torch.zeros(len(ids_BT), device=ids_BT.device).index_add(0, rows_N // ids_BT.shape[1], nll_N)
+        row_N = torch.arange(batch, device=ids_BT.device).repeat_interleave(length)
+        arguments: dict[str, Any] = {"position_ids": positions_BT}
+        if documents_BT is not None:
+            if positions_BT is None:
+                positions_BT = torch.arange(length, device=ids_BT.device).expand(batch, length)
+            kept, arguments = attention.flatten(documents_BT)
+            ids_BT, following, row_N = ids_BT.flatten()[kept][None], following[kept], row_N[kept]
+            arguments |= {"position_ids": positions_BT.flatten()[kept][None], "attention_mask": attention.no_mask(ids_BT)}
+        hidden_BTH = self.model.model(input_ids=ids_BT, use_cache=False, **arguments).last_hidden_state
+        counted = (following != -100).nonzero().squeeze(1)
+        nll_N = loss.nll(self.model.lm_head, hidden_BTH.flatten(0, 1), counted, following[counted])
+        return torch.zeros(batch, device=ids_BT.device).index_add(0, row_N[counted], nll_N)
 
 
-def block_causal_mask(documents_BT: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive attention mask `[B, 1, T, T]`: 0 where key and query are of one document and key ≤ query, else the lowest value."""
-    same = documents_BT[:, :, None] == documents_BT[:, None, :]
-    length = documents_BT.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=documents_BT.device).tril()
-    mask = torch.full(same.shape, torch.finfo(dtype).min, dtype=dtype, device=documents_BT.device)
-    return mask.masked_fill_(same & causal, 0.0)[:, None]
+def prepare(model: Any, device: torch.device) -> None:
+    """Give a transformers model, once, the attention and kernels for a device: parameters, their names and files stay as they are.
+
+    On a GPU liger-kernel's norms, rotary positions and feed-forward where it is installed; on a CPU those of `fast_cpu`.
+    """
+    if getattr(model, "prepared_for", None) == device.type:
+        return
+    model.prepared_for = device.type
+    model.set_attn_implementation(attention.NAME)
+    if device.type == "cpu":
+        fast_cpu.apply(model)
+    elif importlib.util.find_spec("liger_kernel"):
+        from liger_kernel.transformers import _apply_liger_kernel_to_instance
+
+        _apply_liger_kernel_to_instance(model=model, cross_entropy=False, fused_linear_cross_entropy=False)

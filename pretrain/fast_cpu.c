@@ -1,0 +1,120 @@
+/* Element-wise parts of a Llama layer and of its loss on a CPU, each in one pass over memory, forward and backward (fp32).
+   PyTorch takes 3 to 12 passes for each. All tensors are contiguous; rows are independent and shared out to OpenMP threads. */
+#include <math.h>
+#include <string.h>
+
+#ifdef __x86_64__ /* glibc has it for whole vectors */
+__attribute__((simd("notinbranch"))) float expf(float);
+#endif
+
+/* y = x / rms(x) * w; inverse[r] = 1 / rms(x_r) */
+void rms_norm(const float *x, const float *w, float *y, float *inverse, long rows, long n, float eps) {
+#pragma omp parallel for
+    for (long r = 0; r < rows; r++) {
+        const float *xr = x + r * n;
+        float *yr = y + r * n, sum = 0;
+        for (long i = 0; i < n; i++) sum += xr[i] * xr[i];
+        float s = inverse[r] = 1 / sqrtf(sum / n + eps);
+        for (long i = 0; i < n; i++) yr[i] = xr[i] * s * w[i];
+    }
+}
+
+/* dx, and dw as one partial sum for each of `parts` runs of rows, so that the result does not depend on the number of threads */
+void rms_norm_backward(const float *dy, const float *x, const float *w, const float *inverse, float *dx, float *dw, long rows, long n,
+                       long parts) {
+#pragma omp parallel for
+    for (long p = 0; p < parts; p++) {
+        float *dwp = dw + p * n;
+        memset(dwp, 0, n * sizeof(float));
+        for (long r = rows * p / parts; r < rows * (p + 1) / parts; r++) {
+            const float *xr = x + r * n, *dyr = dy + r * n;
+            float *dxr = dx + r * n, dot = 0, s = inverse[r];
+            for (long i = 0; i < n; i++) dot += dyr[i] * w[i] * xr[i];
+            float c = dot * s * s / n;
+            for (long i = 0; i < n; i++) {
+                dxr[i] = s * (dyr[i] * w[i] - xr[i] * c);
+                dwp[i] += dyr[i] * xr[i] * s;
+            }
+        }
+    }
+}
+
+/* out = silu(gate) * up */
+void swiglu(const float *gate, const float *up, float *out, long rows, long n) {
+#pragma omp parallel for
+    for (long r = 0; r < rows; r++)
+        for (long i = r * n; i < (r + 1) * n; i++) out[i] = gate[i] / (1 + expf(-gate[i])) * up[i];
+}
+
+void swiglu_backward(const float *dout, const float *gate, const float *up, float *dgate, float *dup, long rows, long n) {
+#pragma omp parallel for
+    for (long r = 0; r < rows; r++)
+        for (long i = r * n; i < (r + 1) * n; i++) {
+            float g = gate[i], sigmoid = 1 / (1 + expf(-g)), d = dout[i];
+            dup[i] = d * g * sigmoid;
+            dgate[i] = d * up[i] * sigmoid * (1 + g * (1 - sigmoid));
+        }
+}
+
+/* Rotary positions: each head's halves (a, b) become (a cos - b sin, b cos + a sin); sign -1 turns back. out may be x. Row r of x
+   takes row r % table_rows of the cosines and sines, `size` values each of which the second half repeats the first. */
+void rotate(const float *x, float *out, const float *cosine, const float *sine, long rows, long heads, long size, long table_rows,
+            float sign) {
+#pragma omp parallel for
+    for (long r = 0; r < rows; r++) {
+        const float *c = cosine + r % table_rows * size, *s = sine + r % table_rows * size;
+        for (long h = 0; h < heads; h++) {
+            const float *a = x + (r * heads + h) * size, *b = a + size / 2;
+            float *oa = out + (r * heads + h) * size, *ob = oa + size / 2;
+#pragma GCC ivdep
+            for (long i = 0; i < size / 2; i++) {
+                float first = a[i], second = b[i], si = sign * s[i];
+                oa[i] = first * c[i] - second * si;
+                ob[i] = second * c[i] + first * si;
+            }
+        }
+    }
+}
+
+/* nll = -log softmax(logits)[target]; where scale is not null the logits become scale * (softmax - one_hot(target)) */
+void cross_entropy(float *logits, const long *target, const float *scale, float *nll, long rows, long n) {
+#pragma omp parallel for
+    for (long r = 0; r < rows; r++) {
+        float *z = logits + r * n, top = z[0], sum = 0, correct = z[target[r]];
+        for (long i = 1; i < n; i++) top = z[i] > top ? z[i] : top;
+        if (!scale) {
+            for (long i = 0; i < n; i++) sum += expf(z[i] - top);
+        } else {
+            for (long i = 0; i < n; i++) sum += z[i] = expf(z[i] - top);
+            float factor = scale[r] / sum;
+            for (long i = 0; i < n; i++) z[i] *= factor;
+            z[target[r]] -= scale[r];
+        }
+        nll[r] = logf(sum) + top - correct;
+    }
+}
+
+/* Scores of queries first … first + queries - 1 of each head against keys 0 … keys - 1 become causal attention weights. */
+void causal_softmax(float *scores, long heads, long queries, long keys, long first, float scale) {
+#pragma omp parallel for
+    for (long r = 0; r < heads * queries; r++) {
+        float *z = scores + r * keys, top = z[0], sum = 0;
+        long seen = first + r % queries + 1;
+        for (long i = 1; i < seen; i++) top = z[i] > top ? z[i] : top;
+        for (long i = 0; i < seen; i++) sum += z[i] = expf((z[i] - top) * scale);
+        float factor = 1 / sum;
+        for (long i = 0; i < seen; i++) z[i] *= factor;
+        memset(z + seen, 0, (keys - seen) * sizeof(float));
+    }
+}
+
+/* Gradient of the weights becomes gradient of the scores. */
+void causal_softmax_backward(float *gradient, const float *weights, long rows, long keys, float scale) {
+#pragma omp parallel for
+    for (long r = 0; r < rows; r++) {
+        float *g = gradient + r * keys, dot = 0;
+        const float *p = weights + r * keys;
+        for (long i = 0; i < keys; i++) dot += g[i] * p[i];
+        for (long i = 0; i < keys; i++) g[i] = p[i] * (g[i] - dot) * scale;
+    }
+}
