@@ -20,9 +20,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import deepspeed  # noqa: F401  imported once, before the forks
 import numpy as np
 import torch
+from deepspeed.comm.torch import build_shm_op
 
 from mathpipe.pipeline.config import Runtime
 from mathpipe.pretrain import loop, model, optim
@@ -140,4 +140,5 @@ def run_group(group: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    build_shm_op()  # once, before the forks
     print(json.dumps([run_group(group) for group in json.loads(sys.argv[1])]))
