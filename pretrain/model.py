@@ -102,9 +102,9 @@ class TokenLoss(nn.Module):
             kept, arguments = attention.flatten(documents_BT)
             ids_BT, following, row_N = ids_BT.flatten()[kept][None], following[kept], row_N[kept]
             arguments |= {"position_ids": positions_BT.flatten()[kept][None], "attention_mask": attention.no_mask(ids_BT)}
-        hidden_BTH = self.model.model(input_ids=ids_BT, use_cache=False, **arguments).last_hidden_state
+        hidden_BTH = self.model.base_model(input_ids=ids_BT, use_cache=False, **arguments).last_hidden_state
         counted = (following != -100).nonzero().squeeze(1)
-        nll_N = loss.nll(self.model.lm_head, hidden_BTH.flatten(0, 1), counted, following[counted])
+        nll_N = loss.nll(self.model.get_output_embeddings(), hidden_BTH.flatten(0, 1), counted, following[counted])
         return torch.zeros(batch, device=ids_BT.device).index_add(0, row_N[counted], nll_N)
 
 

@@ -15,6 +15,8 @@ EOS = "<|end|>"
 PAD = "<|pad|>"
 SPLIT = r"\p{N}| ?\\?\p{L}+| ?[^\s\p{L}\p{N}\\]+|\\|\s+(?!\S)|\s+"
 """Pre-tokens: one digit, a word or LaTeX command, a run of signs, white space (DeepSeek LLM also splits digits)."""
+PROBE = "Let $x_1 = 12345$;\n\n\tdef f(x):  return \\frac{x}{2}  # 数学, naïve"
+"""What two tokenizers of one vocabulary must cut alike."""
 
 
 def train(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -49,6 +51,20 @@ def load(path: Path | str) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def require_same(start: str, vocabulary: Any, num_embeddings: int) -> None:
+    """Raise ContractError unless the model `start` reads the tokens that `vocabulary` makes.
+
+    Args:
+        num_embeddings: rows of its embedding matrix; often there are more than tokens, which is no error.
+    """
+    own = load(start)
+    if any(see(own) != see(vocabulary) for see in (lambda t: t.get_vocab(), lambda t: encode(t, PROBE), lambda t: t.eos_token_id)):
+        sizes = f"its tokenizer of {len(own):,} tokens is not the one of {len(vocabulary):,} tokens at {vocabulary.name_or_path}"
+        raise ContractError(f"{start}: {sizes}, which made the training data; set tokenizer.pretrained to the model's name")
+    if num_embeddings < len(vocabulary):
+        raise ContractError(f"{start}: {num_embeddings:,} embeddings for {len(vocabulary):,} tokens; take a model that has one for each")
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:

@@ -94,6 +94,7 @@ def run(config: PretrainConfig, inputs: PretrainInputs, out: Path) -> dict[str, 
     vocabulary = bpe.load(inputs.tokenizer / "tokenizer")
     if config.start:
         network = model.load(config.start, torch.bfloat16 if config.bf16 else torch.float32)
+        bpe.require_same(config.start, vocabulary, network.get_input_embeddings().num_embeddings)
     else:
         network = model.build(config, len(vocabulary), vocabulary.eos_token_id, vocabulary.pad_token_id)
     num_parameters = network.num_parameters()
