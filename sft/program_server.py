@@ -1,4 +1,4 @@
-"""Runs programs: one process that has imported what they use, and a fork with resource limits for each.
+"""Runs programs: one process that imports the libraries they use, and a fork with resource limits for each program.
 
 Reads lines `{"programs": [...], "timeout_s": s}` and answers each with one line: a list of [printed text, error or null] per
 program, or null when the time was over. Programs of one request share a namespace, as the cells of a notebook do.
@@ -27,11 +27,13 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-PRELOADED = ("math", "fractions", "itertools", "datetime", "random", "numpy", "sympy", "sympy.abc")
-WARM_UP = "import sympy; x, y = sympy.symbols('x y'); sympy.solve((x + y - 3, x / y - 2), (x, y)); sympy.simplify(x + x)"
-"""What loads the parts of sympy that it imports on first use, once instead of in every fork."""
+LIBRARIES = {
+    "numpy": "import numpy",
+    "sympy": "import sympy, sympy.abc; x, y = sympy.symbols('x y'); sympy.solve((x + y - 3, x / y - 2), (x, y)); sympy.simplify(x + x)",
+}
+"""What the server itself imports before the first program that names it; sympy loads parts of itself on their first use."""
 MEMORY_BYTES = 2 * 2**30
-"""Address space of a program, with the libraries above."""
+"""Address space of a program, libraries included."""
 FILE_BYTES = 2**20
 MAX_PRINTED_CHARS = 20_000
 WALL_FACTOR = 4
@@ -42,6 +44,16 @@ CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 def cut_network() -> bool:
     """Leave the machine's network for good; False where the kernel does not allow it."""
     return ctypes.CDLL(None).unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0
+
+
+def preload(programs: list[str]) -> None:
+    """Import the libraries that the programs name, so that forks need not."""
+    for name, statement in LIBRARIES.items():
+        if name not in sys.modules and any(name in program for program in programs):
+            with contextlib.suppress(ImportError):
+                exec(statement, {})
+            gc.collect()
+            gc.freeze()
 
 
 def limit(timeout_s: float) -> None:
@@ -108,18 +120,12 @@ def run(programs: list[str], timeout_s: float, scratch: str) -> list[list[str | 
 def serve() -> None:
     """Answer requests on standard input until it closes."""
     requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
-    for name in PRELOADED:
-        with contextlib.suppress(ImportError):
-            __import__(name)
-    with contextlib.suppress(ImportError):
-        exec(WARM_UP, {})
     has_network = not cut_network()
-    gc.collect()
-    gc.freeze()
     print(json.dumps({"network": has_network}), file=answers, flush=True)
     with tempfile.TemporaryDirectory(prefix="mathpipe-programs-") as scratch:
         for line in requests:
             request = json.loads(line)
+            preload(request["programs"])
             print(json.dumps(run(request["programs"], request["timeout_s"], scratch)), file=answers, flush=True)
 
 
