@@ -55,7 +55,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every run of this file, made by two process groups."""
     base = tmp_path_factory.mktemp("engine")
     single = {
-        "one": {}, "recomputed": {"activation_checkpointing": True}, "whole": {"micro_batch_tokens": 8 * 24}, "clipped-0": CONSTANT | {"steps": 2},
+        "one": {}, "recomputed": {"activation_checkpointing": True}, "whole": {"micro_batch_tokens": 8 * 24},
+        "clipped-0": CONSTANT | {"steps": 2},
         "bf16-0": {"bf16": True}, "unskipped-0": CONSTANT | {"steps": 8, "data": [*range(7), 8]}, "skipped-0": SKIP | {"steps": 9},
         "spike": {"noise": [14], "spike_factor": 1.15, "on_bad_loss": "skip"}, "stop": {"poison": [4]},
         "five": {"poison": list(range(3, 20)), "on_bad_loss": "skip"},
