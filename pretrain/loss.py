@@ -64,7 +64,7 @@ def chunked(
     for start in range(0, len(rows_N), size):
         part = slice(start, start + size)
         hidden = hidden_MH.index_select(0, rows_N[part])
-        logits = (hidden @ weight_VH.T).float()
+        logits = fast_cpu.matmul(hidden, weight_VH.T).float()
         scale = None if grad_N is None else grad_N[part].contiguous()
         if temperature_N is not None:
             logits /= temperature_N[part, None]
@@ -73,7 +73,7 @@ def chunked(
         if hidden_gradient is None or weight_gradient is None:
             continue
         probs = logits.to(hidden.dtype)
-        hidden_gradient.index_copy_(0, rows_N[part], probs @ weight_VH)
+        hidden_gradient.index_copy_(0, rows_N[part], fast_cpu.matmul(probs, weight_VH))
         if probs.dtype == torch.float32:
             weight_gradient.addmm_(probs.T, hidden)
         else:
