@@ -135,6 +135,7 @@ def run(config: GrpoConfig, inputs: GrpoInputs, out: Path) -> dict[str, Any]:
     questions, num_left_out = training_problems(config, max_number, max_result, vocabulary)
     held_out = HeldOut.make(config.num_held_out, max_number, max_result, vocabulary, config.max_new_tokens)
     policy = Policy(model.load(start)).to(device)
+    model.prepare(policy.model, device)  # now: a resumed run samples before it trains
     reference = Policy(model.load(start)).to(device).eval().requires_grad_(False) if config.kl_coef else None
     micro_steps = math.ceil(config.questions_per_step / processes / config.micro_batch_questions)
     optimizer = optim.adamw(policy, config.lr, (config.beta1, config.beta2), config.weight_decay)
@@ -144,7 +145,7 @@ def run(config: GrpoConfig, inputs: GrpoInputs, out: Path) -> dict[str, Any]:
     before = measure_before(config, held_out, sampler, out)
     sampler.sync(policy.model)
     if is_main:
-        artifact.truncate_metrics(out, first)
+        artifact.truncate_metrics(out, first or -1)
         if first == 0:
             accuracy = {f"{kind}_accuracy": float(np.mean(values)) for kind, values in before.items()}
             artifact.append_metrics(out, step=0, **accuracy)
