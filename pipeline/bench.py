@@ -6,8 +6,12 @@ A file `bench*.py` in one of FOLDERS defines `BENCHMARKS: dict[name, function]`;
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
+import os
+import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -89,6 +93,74 @@ def _print(file: Path, chosen: set[str]) -> None:
         table.add_row(found["name"], ours, f"{peer} {found['peer_name']}".strip(), ratio, found["unit"], found["goal"], met)
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     print(f"{len(chosen)} run; all results in {file}")
+
+
+def wait() -> None:
+    """In a competitor of a race: until the next step is asked for."""
+    if not sys.stdin.readline():
+        sys.exit()
+
+
+def done(amount: float = 1.0) -> None:
+    """In a competitor: the step is done, and how much it did."""
+    print(f"done {amount}", flush=True)
+
+
+class Racer:
+    """Processes of one command that together do a step whenever told: they call `wait` before it and `done` after it.
+
+    Each has OpenMP as pipeline/launch.py gives it to a stage. More than one are a process group, as torchrun describes it.
+    """
+
+    def __init__(self, module: str, *arguments: str, num_processes: int = 1, num_threads: int = 1) -> None:
+        env = dict(os.environ) | {"OMP_NUM_THREADS": str(num_threads), "HF_HUB_OFFLINE": "1"}
+        openmp = Path(sys.prefix) / "lib" / "libiomp5.so"
+        if openmp.exists():
+            env["LD_PRELOAD"] = str(openmp)
+        if num_processes > 1:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(num_processes)}
+        self.processes = []
+        for n in range(num_processes):
+            group = {"RANK": str(n), "LOCAL_RANK": str(n)} if num_processes > 1 else {}
+            log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the process)
+            command = [sys.executable, "-m", module, *arguments]
+            process = subprocess.Popen(command, env=env | group, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+            self.processes.append((process, log))
+
+    def rate(self) -> float:
+        """Amount per second of one step of all processes."""
+        began, amount = time.perf_counter(), 0.0
+        for process, _ in self.processes:
+            assert process.stdin is not None
+            process.stdin.write("step\n")
+            process.stdin.flush()
+        for process, log in self.processes:
+            assert process.stdout is not None
+            while not (line := process.stdout.readline()).startswith("done "):
+                if not line:
+                    log.seek(0)
+                    raise RuntimeError(f"{process.args!r} ended: {log.read()[-500:]}")
+            amount += float(line.split()[1])
+        return amount / (time.perf_counter() - began)
+
+    def close(self) -> None:
+        """End the processes."""
+        for process, log in self.processes:
+            process.kill()
+            process.communicate()
+            log.close()
+
+
+def race(competitors: list[Racer], num_steps: int = 12) -> tuple[list[float], list[float]]:
+    """Median rate of each, and median of the first one's rate over each one's, step by step in turns after two to warm up."""
+    with contextlib.ExitStack() as stack:
+        for competitor in competitors:
+            stack.callback(competitor.close)
+        rounds = [[competitor.rate() for competitor in competitors] for _ in range(num_steps + 2)][2:]
+    rates = [statistics.median(column) for column in zip(*rounds, strict=True)]
+    return rates, [statistics.median(found[0] / found[n] for found in rounds) for n in range(len(competitors))]
 
 
 def noop_run_s() -> Row:

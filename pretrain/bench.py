@@ -1,25 +1,22 @@
 """Benchmarks of training: speed of a step beside transformers' Trainer, share of the machine's matrix product, memory of the loss.
 
-Every competitor is a process of its own that is told when to do a step, so that both are measured in turns on the same machine.
+A competitor is a process of its own that is told when to do a step, so that both are measured in turns on the same machine.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from mathpipe.pipeline.bench import Benchmark, Row, row
+from mathpipe.pipeline.bench import Benchmark, Racer, Row, done, race, row, wait
 from mathpipe.pipeline.config import Runtime, num_gpus
 from mathpipe.pretrain import model, optim
 from mathpipe.pretrain.config import PretrainConfig
@@ -28,7 +25,7 @@ SIZES = {"5M": (256, 688, 6, 4), "20M": (512, 1376, 6, 8)}
 """Parameters without embeddings → hidden size, intermediate size, layers, heads."""
 VOCABULARY, CONTEXT, ROWS = 2048, 256, 8
 STEPS = 12
-PROCESSES = 2
+HERE = "mathpipe.pretrain.bench"
 
 
 def build(size: str, **changes: Any) -> Any:
@@ -67,7 +64,7 @@ def trainer_steps(size: str) -> None:
             wait()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            say("done")
+            done(ROWS * CONTEXT)
 
     rows = [{"input_ids": ids, "labels": ids} for step in range(STEPS + 2) for ids in batch(step)]
     with tempfile.TemporaryDirectory() as folder:
@@ -78,65 +75,6 @@ def trainer_steps(size: str) -> None:
         Trainer(model=build(size), args=arguments, train_dataset=rows, callbacks=[Turns()]).train()  # type: ignore[arg-type]
 
 
-def wait() -> None:
-    """Until the next step is asked for."""
-    if not sys.stdin.readline():
-        sys.exit()
-
-
-def say(word: str) -> None:
-    """Answer the process that measures."""
-    print(word, flush=True)
-
-
-class Racer:
-    """Processes that together do one training step whenever told."""
-
-    def __init__(self, kind: str, size: str, num_processes: int, num_threads: int, environment: dict[str, str] | None = None) -> None:
-        env = dict(os.environ) | {"OMP_NUM_THREADS": str(num_threads), "HF_HUB_OFFLINE": "1"} | (environment or {})
-        openmp = Path(sys.prefix) / "lib" / "libiomp5.so"  # as pipeline/launch.py does, for both
-        if openmp.exists():
-            env["LD_PRELOAD"] = str(openmp)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(num_processes)}
-        if kind == "trainer":
-            env = {name: value for name, value in env.items() if name not in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE")}
-        command = [sys.executable, "-m", "mathpipe.pretrain.bench", kind, size]
-        self.processes = [
-            subprocess.Popen(command, env=env | ({} if kind == "trainer" else {"RANK": str(n), "LOCAL_RANK": str(n)}),
-                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-            for n in range(num_processes)
-        ]  # fmt: skip
-
-    def step(self) -> float:
-        """Seconds of one step."""
-        began = time.perf_counter()
-        for process in self.processes:
-            assert process.stdin is not None
-            process.stdin.write("step\n")
-            process.stdin.flush()
-        for process in self.processes:
-            assert process.stdout is not None
-            while (line := process.stdout.readline().strip()) != "done":
-                if not line and process.poll() is not None:
-                    raise RuntimeError(f"{process.args!r} ended with exit code {process.returncode}")
-        return time.perf_counter() - began
-
-    def close(self) -> None:
-        """End the processes."""
-        for process in self.processes:
-            process.kill()
-            process.communicate()
-
-
-def race(ours: Racer, peer: Racer) -> tuple[float, float, float]:
-    """Median seconds of a step of both, and of their ratio (peer / ours), in turns after two for warming up."""
-    with contextlib.closing(ours), contextlib.closing(peer):
-        pairs = [(ours.step(), peer.step()) for _ in range(STEPS + 2)][2:]
-    return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs), statistics.median(b / a for a, b in pairs)
-
-
 def train_tokens_per_s() -> list[Row]:
     """Tokens per second of whole training steps (forward, loss, backward, clipping, AdamW), ours beside the Trainer.
 
@@ -145,11 +83,11 @@ def train_tokens_per_s() -> list[Row]:
     """
     found = []
     for size in SIZES:
-        for layout, processes, threads in (("", PROCESSES, PROCESSES), (".one_core", 1, 1)):
-            ours, peer, ratio = race(Racer("ours", size, processes, 1), Racer("trainer", size, 1, threads))
-            rates = [ROWS * CONTEXT / seconds for seconds in (ours, peer)]
+        for layout, num_cores in (("", 2), (".one_core", 1)):
+            ours, peer = Racer(HERE, "ours", size, num_processes=num_cores), Racer(HERE, "trainer", size, num_threads=num_cores)
+            (rate, peer_rate), (_, ratio) = race([ours, peer])
             name = f"pretrain.train_tokens_per_s.{size}{layout}"
-            found.append(row(name, rates[0], "tokens/s", "at least 1.2x", ratio >= 1.2, rates[1], "transformers Trainer", ratio))
+            found.append(row(name, rate, "tokens/s", "at least 1.2x", ratio >= 1.2, peer_rate, "transformers Trainer", ratio))
     return found
 
 
@@ -264,4 +202,4 @@ if __name__ == "__main__":
         while True:
             wait()
             next(steps)
-            say("done")
+            done(ROWS * CONTEXT / optim.world_size())
