@@ -17,7 +17,7 @@ import torch
 
 from mathpipe.pipeline import artifact
 from mathpipe.pipeline.config import Runtime
-from mathpipe.pretrain import model, optim, watch
+from mathpipe.pretrain import model, optim, train, watch
 from mathpipe.pretrain import tokenizer as bpe
 from mathpipe.pretrain.config import PretrainConfig
 
@@ -243,3 +243,26 @@ def test_vllm_opens_what_zero_3_trained_and_says_the_same(tmp_path: Path) -> Non
 def test_runtime_refuses_a_negative_peak() -> None:
     with pytest.raises(ValueError, match="peak_tflops"):
         Runtime(peak_tflops=-1.0)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4])
+def test_held_out_loss_counts_no_filling_window(rows: int) -> None:
+    """5 windows in passes of `rows`, the last filled up: as all at once."""
+    from types import SimpleNamespace
+
+    from engine_worker import TOY, VOCABULARY
+
+    loss_of = model.TokenLoss(model.build(PretrainConfig(**TOY), VOCABULARY, 0, 1))
+    data = np.arange(5 * 24 + 7) * 5 % VOCABULARY
+    with torch.no_grad():
+        ids = torch.from_numpy(data[: 5 * 24]).view(5, 24)
+        expected = float(loss_of(ids, ids).sum())
+    nats, count = train.held_out_nats(SimpleNamespace(module=loss_of, device=torch.device("cpu")), data, 24, rows)
+    assert count == 5 * 23 and nats == pytest.approx(expected, rel=1e-5)
+
+
+def test_isolated_documents_predict_nothing_across_their_border() -> None:
+    ids = torch.tensor([[5, 6, 0, 7, 8, 0, 9]])
+    documents = torch.tensor([[0, 0, 0, 1, 1, 1, 2]])
+    assert train.labels_of(ids, documents).tolist() == [[5, 6, 0, -100, 8, 0, -100]]
+    assert train.labels_of(ids, None) is ids
