@@ -132,7 +132,7 @@ class PretrainConfig:
     activation_checkpointing: bool = False
     """Keep only each layer's input for the backward pass and compute the rest again: a third more work, much less memory."""
     compile: bool = False
-    """torch.compile the layers."""
+    """torch.compile the decoder layers, for GPUs; on CPUs the kernels of fast_cpu.py are faster without."""
     on_bad_loss: str = "stop"
     """On a loss or gradient that is not finite, and on a spike: `stop`, or `skip` the step (five in a row stop)."""
     spike_factor: float = 0.0

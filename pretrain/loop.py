@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mathpipe.pipeline import artifact, log
 from mathpipe.pretrain import checkpoint, optim
@@ -64,10 +65,14 @@ def make_engine(network: Any, config: Any, lr: float, micro_steps: int) -> Any:
     """DeepSpeed's engine around the `TokenLoss` of a network, on this process's device.
 
     Args:
-        config: beta1, beta2, weight_decay, max_grad_norm, zero_stage, bf16, activation_checkpointing, runtime.
+        config: beta1, beta2, weight_decay, max_grad_norm, zero_stage, bf16, activation_checkpointing, compile, runtime.
     """
     if config.activation_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.compile:
+        for layer in network.modules():
+            if isinstance(layer, GradientCheckpointingLayer):  # what transformers' decoder layers are
+                layer.compile()
     loss_of = TokenLoss(network).to(optim.device(config.runtime))
     optimizer = optim.adamw(loss_of, lr, (config.beta1, config.beta2), config.weight_decay)
     return optim.engine(loss_of, optimizer, micro_steps, config.max_grad_norm, config.zero_stage, config.bf16)

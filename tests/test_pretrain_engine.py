@@ -213,6 +213,13 @@ def test_settings_that_mean_nothing_are_refused(field: str, value: Any) -> None:
 
 
 @pytest.mark.slow
+def test_compiled_layers_change_nothing(tmp_path: Path) -> None:
+    made = {name: {"out": str(tmp_path / name), "steps": 5, "compile": name == "compiled"} for name in ("plain", "compiled")}
+    assert run_groups([{"processes": 1, "runs": list(made.values())}]) == ["done"]
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), abs=1e-5)
+
+
+@pytest.mark.slow
 def test_vllm_opens_what_zero_3_trained_and_says_the_same(tmp_path: Path) -> None:
     """The weights of two processes, put together, in the transformers layout: greedy tokens of vLLM and transformers agree."""
     big = {"hidden_size": 64, "intermediate_size": 128, "zero_stage": 3}
