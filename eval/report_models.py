@@ -11,8 +11,8 @@ from mathpipe.eval.config import SUITES, ReportConfig
 from mathpipe.eval.markup import Raw, figures, folded, number, percent, table, tag
 from mathpipe.eval.published import GSM8K_MATH, MODELS
 from mathpipe.eval.report_corpus import excerpt
-from mathpipe.eval.report_source import Source, require, sample
-from mathpipe.pipeline.artifact import ContractError
+from mathpipe.eval.report_source import Entry, Source, require, sample
+from mathpipe.pipeline.artifact import ContractError, read_manifest
 
 NAMES = {"mmlu": "MMLU, 5-shot", "bbh": "BBH, 3-shot CoT", "held_out": "held-out problems"}
 
@@ -25,23 +25,62 @@ def facts(values: dict[str, Any]) -> str:
 
 
 def pretraining(source: Source) -> str:
-    """Loss, held-out loss, bits per byte."""
+    """Sources with their epochs and held-out bits per byte, curves of the loss by source, speed."""
     entry = source["pretrain"]
     wanted = {
         "Loss, nats per token": {"training": "loss", "held out": "held_out_loss"},
-        "Bits per byte, held out": {"bits per byte": "bits_per_byte"},
+        "Training loss by source": curves(entry, "loss"),
+        "Bits per byte, held out": curves(entry, "bits_per_byte") or {"bits per byte": "bits_per_byte"},
         "Learning rate": {"learning rate": "lr"},
+        "Gradient norm": {"norm": "grad_norm"},
         "Tokens per second": {"tokens/s": "tokens_per_s"},
+        "Model FLOPs utilisation, % of the measured or stated peak": {"MFU": "mfu%"},
     }
     tokenizer, tokens = source["tokenizer"].manifest, source["tokens"].manifest
-    return facts(tokenizer | tokens | entry.manifest) + figures(entry.plots(wanted))
+    return facts(tokenizer | tokens | entry.manifest) + _sources(entry, tokens) + figures(entry.plots(wanted))
+
+
+def curves(entry: Entry, key: str) -> dict[str, str]:
+    """Legend → key of metrics.jsonl, for the keys `key/<source>`."""
+    return {name.partition("/")[2]: name for row in entry.metrics for name in row if name.startswith(f"{key}/")}
+
+
+def _sources(entry: Entry, tokens: dict[str, Any]) -> str:
+    """What was trained on; empty where there was nothing but the corpus."""
+    held_out, epochs = entry.manifest.get("held_out") or {}, entry.manifest.get("epochs", {})
+    rows = [
+        [name, tokens.get("sources", {}).get(name, {}).get("train", {}).get("num_tokens"), seen,
+         *(held_out.get(when, {}).get(f"bits_per_byte/{name}") for when in ("before", "after"))]
+        for name, seen in epochs.items()
+    ]  # fmt: skip
+    return table(["source", "tokens", "epochs", "bits per byte before", "after"], rows) if len(rows) > 1 else ""
 
 
 def sft(source: Source) -> str:
-    """Loss on answers."""
+    """Examples by source and format, the packings, loss on answers."""
     entry = source["sft"]
-    wanted = {"Loss on answers, nats per token": {"training": "loss", "held out": "held_out_loss"}, "Gradient norm": {"norm": "grad_norm"}}
-    return facts(entry.manifest) + figures(entry.plots(wanted | {"Accuracy, %": {"held out": "held_out_accuracy%"}}))
+    wanted = {
+        "Loss on answers, nats per token": {"training": "loss"}, "Gradient norm": {"norm": "grad_norm"},
+        "Tokens per second, padding not counted": {"tokens/s": "tokens_per_s"},
+    }  # fmt: skip
+    packings = [
+        [name, made["num_rows"], percent(made["padding_frac"]), percent(made["too_long_frac"]), percent(made["lost_tokens_frac"])]
+        for name, made in entry.manifest.get("packing", {}).items()
+    ]
+    packed = table(["packing", "rows", "padding", "examples too long", "tokens lost"], packings) if packings else ""
+    return facts(entry.manifest) + _examples(source, entry) + packed + figures(entry.plots(wanted))
+
+
+def _examples(source: Source, entry: Entry) -> str:
+    """Counts of the examples stage, where its artifact is still there."""
+    path, clean = source.made_from(entry, "examples"), source.made_from(entry, "clean")
+    if path is None or clean is None:
+        return ""
+    made, removed = read_manifest(path), read_manifest(clean)["num_removed"]
+    rows = [[row["source"], row["format"], row["language"], row["count"]] for row in made["examples"]]
+    rejects = ", ".join(f"{row['source']}: {row['reason']} {number(row['count'])}" for row in made["rejects"])
+    words = f"Left out: {rejects or 'none'}; {number(removed)} share text with a benchmark’s test problem."
+    return table(["source", "format", "language", "examples"], rows) + f'<p class="soft">{words}</p>'
 
 
 def grpo(source: Source, config: ReportConfig) -> str:

@@ -84,13 +84,23 @@ def chain(tmp_path: Path) -> report.ReportInputs:
     write_parquet(paths["corpus"] / "rejects" / "docs-0.parquet", pa.Table.from_pylist([reject]))
     paths["tokenizer"] = make(root, "tokenizer", inputs={"corpus": paths["corpus"]}, num_tokens=1024)
     paths["tokens"] = make(root, "tokens", inputs={"corpus": paths["corpus"]}, num_tokens=4_200_000, num_documents=5563)
-    paths["pretrain"] = make(root, "pretrain", inputs={"tokens": paths["tokens"]}, num_parameters=1_066_112)
+    epochs, before = {"math": 0.4, "code": 0.2}, {"bits_per_byte/math": 7.25, "bits_per_byte/code": 8.5}
+    held_out = {"before": before, "after": {"bits_per_byte/math": 3.125, "bits_per_byte/code": 4.5}}
+    facts = {"num_parameters": 1_066_112, "epochs": epochs, "held_out": held_out}
+    paths["pretrain"] = make(root, "pretrain", inputs={"tokens": paths["tokens"]}, **facts)
     for step in range(5, 305, 5):
         loss = 2.4 + 4.5 * math.exp(-step / 60) + rng.gauss(0, 0.04)
         held_out = {"held_out_loss": loss + 0.05, "bits_per_byte": loss / 2} if step % 50 == 0 else {}
-        values = {"loss": loss, "lr": 1e-3 * min(1, step / 30), "tokens_per_s": 21000 + rng.gauss(0, 400), **held_out}
+        values = {"loss": loss, "loss/math": loss - 0.1, "loss/code": loss + 0.3, "lr": 1e-3 * min(1, step / 30)}
+        values |= {"tokens_per_s": 21000 + rng.gauss(0, 400), **held_out}
         append_metrics(paths["pretrain"], step=step, **values)
-    paths["sft"] = make(root, "sft", inputs={"pretrain": paths["pretrain"]}, num_examples=20000)
+    counts = [{"source": "metamath", "format": "cot", "language": "en", "count": 19_800}]
+    refused = [{"source": "metamath", "reason": "no_answer", "count": 7}]
+    examples = make(root, "examples", examples=counts, rejects=refused)
+    clean = make(root, "examples.clean", inputs={"pages": examples}, num_removed=13)
+    packings = {"shuffle": {"num_rows": 400, "padding_frac": 0.067, "too_long_frac": 0.0, "lost_tokens_frac": 0.0}}
+    made_from = {"pretrain": paths["pretrain"], "examples": examples, "clean": clean}
+    paths["sft"] = make(root, "sft", inputs=made_from, num_examples=19_787, packing=packings)
     for step in range(5, 205, 5):
         append_metrics(
             paths["sft"], step=step, loss=0.2 + 2 * math.exp(-step / 40) + rng.gauss(0, 0.01), grad_norm=0.5 + 0.1 * rng.random()
@@ -167,6 +177,11 @@ def test_the_page_stands_alone_and_says_what_the_artifacts_say(chain: report.Rep
         "math: /&lt;m&gt;/; not math: /0/, /1/, /2/ and 3 more",
         "sweep has not been run",
         "mathpipe ablate arxiv",
+        "metamath: no_answer 7; 13 share text with a benchmark’s test problem",
+        "19,800",
+        "6.7 %",
+        "Training loss by source",
+        "7.25",
     )
     for wanted in told:
         assert wanted in text, wanted
