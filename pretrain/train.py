@@ -21,8 +21,8 @@ from mathpipe.pretrain import tokenizer as bpe
 from mathpipe.pretrain.config import PretrainConfig, PretrainInputs
 from mathpipe.pretrain.mixture import Mixture
 
-MAX_HELD_OUT_TOKENS = 50_000
-"""Tokens of each source's held-out split that the loss is measured on."""
+MIN_HELD_OUT_TOKENS = 50_000
+"""The held-out loss is measured on so many tokens, or on a step's where that is more; the sources share them equally."""
 IGNORE = -100
 
 
@@ -50,12 +50,12 @@ def step_batch(mixture: Mixture, step: int, rows: int) -> loop.Batch:
 
 @torch.no_grad()
 def held_out_nats(engine: Any, data: np.ndarray, context: int, rows: int) -> tuple[float, int]:
-    """(summed -log p, predicted tokens) on held-out tokens, EOS among them; processes share the windows.
+    """(summed -log p, predicted tokens) on the windows of these held-out tokens, EOS among them; processes share the windows.
 
     Every process makes as many forward passes (with ZeRO 3 they meet in each), the last ones on windows that do not count.
     """
     width = min(context, len(data))
-    count = min(len(data), MAX_HELD_OUT_TOKENS) // width
+    count = len(data) // width
     ids_NT = torch.from_numpy(data[: count * width].astype(np.int64)).view(count, width)
     per_pass = rows * optim.world_size()
     empty = -count % per_pass
@@ -68,15 +68,16 @@ def held_out_nats(engine: Any, data: np.ndarray, context: int, rows: int) -> tup
     return optim.total(nats), count * (width - 1)
 
 
-def held_out_figures(engine: Any, mixture: Mixture, context: int, rows: int) -> dict[str, float]:
+def held_out_figures(engine: Any, mixture: Mixture, config: PretrainConfig, rows: int) -> dict[str, float]:
     """Held-out loss in nats per token and bits per byte: of all sources' tokens together, and of each where there are several."""
     figures: dict[str, float] = {}
     sums = np.zeros(3)
+    most = max(MIN_HELD_OUT_TOKENS, config.batch_tokens) // len(mixture.sources)
     for source in mixture.sources:
-        data = mixture.held_out(source)
+        data = mixture.held_out(source)[: max(most, config.context)]
         if len(data) < 2:
             continue
-        nats, count = held_out_nats(engine, data, context, rows)
+        nats, count = held_out_nats(engine, data, config.context, rows)
         here = np.array([nats, count, count * mixture.held_out_bytes_per_token(source)])
         sums += here
         if len(mixture.sources) > 1:
@@ -102,7 +103,7 @@ def run(config: PretrainConfig, inputs: PretrainInputs, out: Path) -> dict[str, 
     job = loop.Job(
         phase="pretrain", num_steps=config.num_steps, peak_lr=config.peak_lr, context=config.context, sources=mixture.sources,
         batch=lambda step: step_batch(mixture, step, rows),
-        evaluate=lambda: held_out_figures(engine, mixture, config.context, rows), eval_every=config.eval_every,
+        evaluate=lambda: held_out_figures(engine, mixture, config, rows), eval_every=config.eval_every,
         describe=lambda step: {"tokens": step * config.batch_tokens} | {f"epochs/{s}": n for s, n in mixture.epochs(step).items() if n},
     )  # fmt: skip
     facts = loop.train(engine, network, job, config, out)
