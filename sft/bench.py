@@ -16,7 +16,6 @@ import torch
 from mathpipe.pipeline.bench import Benchmark, Racer, Row, done, race, row, wait
 from mathpipe.pipeline.config import Runtime
 from mathpipe.pretrain import model, optim
-from mathpipe.pretrain.config import PretrainConfig
 from mathpipe.pretrain.tokenizer import train
 from mathpipe.sft import packing, readers
 from mathpipe.sft.generated import make_examples
@@ -46,7 +45,7 @@ def prepared() -> tuple[Any, packing.Encoded, Any]:
     """Tokenizer, encoded examples and a model of 5M parameters without embeddings; the same in every process."""
     examples = generated()
     tokenizer = train([example.text for example in examples], 1024)
-    config = PretrainConfig(hidden_size=256, intermediate_size=688, num_layers=6, num_heads=4)
+    config = model.PretrainConfig(hidden_size=256, intermediate_size=688, num_layers=6, num_heads=4)
     network = model.build(config, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id)
     return tokenizer, packing.encode(examples, tokenizer), network
 
