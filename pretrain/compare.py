@@ -3,7 +3,7 @@
 How to read the table (bits per byte, lower is better; models of one seed begin with the same weights):
 - `problems`: training problems and solutions of GSM8K and MATH, what mathematics is learnt for. The paper counts solved test
   problems, which takes models that solve some.
-- `math`, `code`, `general`, `arxiv`: documents that the stage tokens held out of each source.
+- `math`, `code`, `general`, `arxiv`: documents that the stage tokens held out of each source, in pieces of `max_chars`.
 - `± SE`: standard error of the mean over seeds. `difference`: to the first arm with the same seed, with its own standard error.
   With three seeds a difference below about four of its standard errors is not settled (t, 2 degrees of freedom, 95 %: 4.3).
 
@@ -63,10 +63,20 @@ def run(config: VolumesConfig, inputs: CompareInputs, out: Path) -> dict[str, An
 def held_out_texts(config: VolumesConfig, inputs: CompareInputs) -> dict[str, list[tuple[str, str]]]:
     """Kind → (URL, text) of everything that may be drawn."""
     frac = artifact.read_manifest(inputs.tokens)["held_out_frac"]
-    found = {PROBLEMS: sorted(problems(inputs.benchmarks, config.benchmarks)), "math": sorted(held_out_pages(inputs.corpus, frac))}
+    pages = {"math": sorted(held_out_pages(inputs.corpus, frac))}
     for file in artifact.parquet_files(inputs.sources):
-        found.setdefault(file.stem.rpartition("-")[0], []).extend(_held_out_of(file, frac))
-    return found
+        pages.setdefault(file.stem.rpartition("-")[0], []).extend(_held_out_of(file, frac))
+    parts = {kind: [part for page in rows for part in pieces(*page, config.max_chars)] for kind, rows in pages.items()}
+    return {PROBLEMS: sorted(problems(inputs.benchmarks, config.benchmarks)), **parts}
+
+
+def pieces(url: str, text: str, max_chars: int) -> list[tuple[str, str]]:
+    """A document in pieces that fit the models' context: it may be the only one of its kind that is held out.
+
+    >>> pieces("u", "abcde", 2)
+    [('u#0', 'ab'), ('u#2', 'cd'), ('u#4', 'e')]
+    """
+    return [(f"{url}#{start}", text[start : start + max_chars]) for start in range(0, len(text), max_chars)]
 
 
 def _held_out_of(file: Path, frac: float) -> Iterator[tuple[str, str]]:

@@ -93,7 +93,7 @@ def test_arms_are_compared_on_texts_that_none_saw_and_a_killed_comparison_contin
     assert list(facts["texts"]) == kinds and facts["texts"]["problems"] == 1
     urls = {row["url"] for row in rows(tmp_path, "items")}
     assert urls == {"gsm8k/train/0"} | {
-        f"{file}/{i}" for file in ("00000", "code-00000", "general-00000") for i in range(40) if tokens.is_held_out(f"{file}/{i}", FRAC)
+        f"{file}/{i}#0" for file in ("00000", "code-00000", "general-00000") for i in range(40) if tokens.is_held_out(f"{file}/{i}", FRAC)
     }
     first, second, third = artifact.read_metrics(tmp_path)
     assert [first[f"{kind} difference"] for kind in kinds] == [0.0] * 4
