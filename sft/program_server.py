@@ -18,13 +18,11 @@ import json
 import os
 import resource
 import select
-import shutil
 import signal
 import sys
 import tempfile
 import time
 import traceback
-from pathlib import Path
 from typing import Any
 
 LIBRARIES = {
@@ -36,6 +34,7 @@ MEMORY_BYTES = 2 * 2**30
 """Address space of a program, libraries included."""
 FILE_BYTES = 2**20
 MAX_PRINTED_CHARS = 20_000
+MAX_DESCRIPTORS = 1024
 WALL_FACTOR = 4
 """Seconds on the clock per second of CPU time after which a program that sleeps or waits is ended."""
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
@@ -65,28 +64,46 @@ def limit(timeout_s: float) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
+class Printed(io.StringIO):
+    """What a program prints, up to a limit: what is cut would be taken for its answer."""
+
+    def write(self, text: str) -> int:
+        if self.tell() + len(text) > MAX_PRINTED_CHARS:
+            raise ValueError(f"more than {MAX_PRINTED_CHARS:,} characters printed")
+        return super().write(text)
+
+
 def execute(program: str, namespace: dict[str, Any]) -> list[str | None]:
-    """[printed, error or None] of one program; any exception is the program's."""
-    captured, error = io.StringIO(), None
+    """[printed, error or None] of one program; any exception is the program's, and `exit()` is none."""
+    printed, error = Printed(), None
     try:
-        with contextlib.redirect_stdout(captured), contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stdout(printed):
             exec(compile(program, "<program>", "exec"), namespace)
     except BaseException as raised:  # noqa: BLE001 - SystemExit and KeyboardInterrupt of a program too end only the program
-        error = traceback.format_exception_only(raised)[-1].strip()
-    return [captured.getvalue()[:MAX_PRINTED_CHARS].strip(), error]
+        if not (isinstance(raised, SystemExit) and raised.code in (None, 0)):
+            error = traceback.format_exception_only(raised)[-1].strip()
+    return [encodable(printed.getvalue().strip()), error and encodable(error)]
+
+
+def encodable(text: str) -> str:
+    """The text with its unpaired surrogates written as escapes: no file can hold them."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def child(programs: list[str], timeout_s: float, scratch: str, pipe: int) -> None:
-    """What the fork does: run the programs, write the results to `pipe`, end."""
+    """What the fork does: run the programs, write the results to `pipe` as one line, end."""
     os.setsid()
+    pid = os.getpid()
     os.chdir(scratch)
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(3):
         os.dup2(null, descriptor)
+    os.closerange(3, pipe)  # the server's own channels
+    os.closerange(pipe + 1, MAX_DESCRIPTORS)
     limit(timeout_s)
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    results = json.dumps([execute(program, namespace) for program in programs]).encode()
-    while results:
+    results = json.dumps([execute(program, namespace) for program in programs]).encode() + b"\n"
+    while results and os.getpid() == pid:  # a fork of the program comes here too
         results = results[os.write(pipe, results) :]
     os._exit(0)
 
@@ -103,7 +120,7 @@ def run(programs: list[str], timeout_s: float, scratch: str) -> list[list[str | 
             os._exit(1)
     os.close(writer)
     results, deadline = b"", time.monotonic() + WALL_FACTOR * timeout_s
-    while select.select([reader], [], [], max(0.0, deadline - time.monotonic()))[0]:
+    while not results.endswith(b"\n") and select.select([reader], [], [], max(0.0, deadline - time.monotonic()))[0]:
         part = os.read(reader, 2**16)
         if not part:
             break
@@ -112,9 +129,7 @@ def run(programs: list[str], timeout_s: float, scratch: str) -> list[list[str | 
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    for path in Path(scratch).iterdir():
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    return json.loads(results) if results.endswith(b"]]") else None
+    return json.loads(results) if results.endswith(b"\n") else None
 
 
 def serve() -> None:
@@ -122,11 +137,12 @@ def serve() -> None:
     requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     has_network = not cut_network()
     print(json.dumps({"network": has_network}), file=answers, flush=True)
-    with tempfile.TemporaryDirectory(prefix="mathpipe-programs-") as scratch:
-        for line in requests:
-            request = json.loads(line)
-            preload(request["programs"])
-            print(json.dumps(run(request["programs"], request["timeout_s"], scratch)), file=answers, flush=True)
+    for line in requests:
+        request = json.loads(line)
+        preload(request["programs"])
+        with tempfile.TemporaryDirectory(prefix="mathpipe-programs-", ignore_cleanup_errors=True) as scratch:
+            results = run(request["programs"], request["timeout_s"], scratch)
+        print(json.dumps(results), file=answers, flush=True)
 
 
 if __name__ == "__main__":

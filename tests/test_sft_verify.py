@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from mathpipe.sft import verify
@@ -43,6 +45,11 @@ CASES = [
     (pot("def f(n): return n if n < 2 else f(n - 1) + f(n - 2)\nprint(f(10))", "55"), OK),
     (pot("if __name__ == '__main__': print(42)", "42"), OK),
     (pot("print(input())", "42"), ERROR),
+    (pot("print(42); exit()", "42"), OK),
+    (pot("import os; os.fork(); print(42)", "42"), OK),
+    (pot("import os; [os.write(n, b'{') for n in (3, 4)]; print(42)", "42"), ERROR),
+    (pot("import os; os.mkdir('d'); os.rmdir('d'); os.rmdir(os.getcwd()); print(42)", "42"), OK),
+    (pot("for n in range(10 ** 5): print(n)"), ERROR),
     (Example("?", (Segment("text", "It is 42."),), "42", "cot", "test"), ""),
     (tir("print(1)", "1", "print(2)", "2"), OK),
     (tir("x = 5\nprint(x)", "5", "print(x + 1)", "6"), OK),
@@ -63,6 +70,24 @@ def test_verdicts_stand_in_order_and_no_program_costs_the_others(verifier):
 def test_what_a_program_prints_last_is_its_answer_where_none_is_stated(verifier):
     ((example, verdict, _),) = verifier.verify([pot("print('working')\nprint(1024)")])
     assert (example.answer, verdict) == ("1024", OK)
+
+
+def test_what_no_file_can_hold_is_written_as_an_escape(verifier):
+    (printed, _, _), (_, verdict, detail) = verifier.verify([pot(r"print('\ud800')"), pot(r"raise ValueError('\ud800')")])
+    assert (printed.answer, verdict, detail) == (r"\ud800", ERROR, r"ValueError: \ud800")
+
+
+def test_what_a_program_leaves_running_holds_nothing_up(verifier):
+    began = time.monotonic()
+    ((_, verdict, _),) = verifier.verify([pot("import os, time\nif not os.fork(): time.sleep(60)\nprint(42)", "42")])
+    assert verdict == OK and time.monotonic() - began < 2.0  # not the 4 seconds after which a program that waits is ended
+
+
+def test_scratch_directories_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setitem(verify.ENVIRONMENT, "TMPDIR", str(tmp_path))
+    with Verifier(1, 1.0) as made:
+        ((example, _, _),) = made.verify([pot("import os; open('file', 'w').close(); print(os.getcwd())")])
+    assert example.answer.startswith(str(tmp_path)) and not list(tmp_path.iterdir())
 
 
 def test_programs_do_not_reach_the_network_where_it_can_be_cut(verifier):
