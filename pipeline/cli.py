@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SERVER = "mathpipe.corpus.annotation.serve"
 EXAMPLES = """examples:
   mathpipe run                                     the whole chain, profile tiny
-  mathpipe run corpus --set select.num_tokens=2e6  what corpus needs, then corpus
+  mathpipe run corpus --set classifier.epoch=5     what corpus needs, then corpus
   mathpipe annotate                                the page on which people decide (annotate.source = "human")
   mathpipe plan --profile paper                    what the paper's run would do, with sizes
   mathpipe rerun grpo                              grpo again, and all that follows

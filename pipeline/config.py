@@ -135,7 +135,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def read_tables(path: Path, overrides: Iterable[str] = ()) -> Tables:
     """Tables of a TOML file with `section.key=value` overrides applied (value in TOML syntax; a bare word is a string).
 
-    A key may reach into the file's nested tables: `sources.sources.code.max_tokens=1e6`.
+    A key may reach into the file's nested tables: `sources.sources.code.max_tokens=1_000_000`.
 
     Raises:
         ConfigError: the file is missing or not TOML, or an override is not `section.key=value`.

@@ -11,6 +11,11 @@ from typing import ClassVar
 from mathpipe.pipeline.config import Runtime, memory_bytes
 
 SCHEDULES = ("paper", "note", "constant")
+COUNTS = (
+    "hidden_size", "intermediate_size", "num_layers", "num_heads", "max_position", "context", "batch_tokens", "micro_batch_tokens",
+    "total_tokens", "eval_every", "checkpoint_every", "keep_checkpoints",
+)  # fmt: skip
+"""Fields of PretrainConfig that are at least 1."""
 MATH = "math"
 """Name of the corpus among the sources of tokens."""
 
@@ -150,6 +155,12 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         check_schedule(self.schedule)
+        for name in COUNTS:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+        for name in ("peak_lr", "warmup_steps", "weight_decay", "max_grad_norm", "spike_factor"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must not be negative, found {getattr(self, name)}")
         if self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of num_heads {self.num_heads}")
         if self.context > self.max_position:
@@ -164,9 +175,6 @@ class PretrainConfig:
             raise ValueError(f"on_bad_loss must be stop or skip, found {self.on_bad_loss!r}")
         if self.spike_factor and self.spike_factor <= 1:
             raise ValueError(f"spike_factor must be 0 (off) or above 1, found {self.spike_factor}")
-        for name in ("eval_every", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
         if abs(sum(phase.frac for phase in self.phases) - 1) > 1e-9:
             raise ValueError(f"the frac of all phases must sum to 1, found {[phase.frac for phase in self.phases]}")
 

@@ -206,6 +206,8 @@ def test_a_batch_that_does_not_divide_says_what_would(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(("field", "value"), [
     ("on_bad_loss", "ignore"), ("spike_factor", 0.9), ("keep_checkpoints", 0), ("micro_batch_tokens", 100), ("zero_stage", 4),
+    ("context", 0), ("num_heads", 0), ("num_layers", 0), ("total_tokens", 0), ("warmup_steps", -1), ("peak_lr", -1.0),
+    ("peak_lr", float("nan")),
 ])  # fmt: skip
 def test_settings_that_mean_nothing_are_refused(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=field):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mathpipe.pipeline import config, stages
+from mathpipe.pipeline import cli, config, stages
 from mathpipe.pipeline.config import Runtime, build
 from mathpipe.pipeline.plan import make_plan
 from mathpipe.pretrain.config import PretrainConfig
@@ -64,6 +64,12 @@ def test_paper_has_the_papers_numbers() -> None:
     grpo = paper["grpo"]
     assert [grpo[key] for key in ("lr", "kl_coef", "group_size", "max_new_tokens")] == [1e-6, 0.04, 64, 1024]
     assert grpo["questions_per_step"] * grpo["group_size"] == 1024
+
+
+def test_the_examples_of_the_help_are_settings_that_exist() -> None:
+    given = re.findall(r"--set (\S+)", cli.EXAMPLES)
+    assert given
+    make_plan(Path("nowhere"), "tiny", overrides=given)
 
 
 def refusals(profile: str) -> dict[str, str]:
