@@ -25,15 +25,18 @@ from typing import Any
 from mathpipe.sft.schema import Example, Segment
 
 BLOCK = re.compile(r"```(python|output)[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
+FENCE = re.compile(r"```(?:py|output)", re.IGNORECASE)
 CALCULATOR = re.compile(r"<<[^<>\n]*>>")
-ANSWER_IS = re.compile(r"\bthe answer is:?\s*(?P<answer>[^\n]{1,200}?)\.?\s*$", re.IGNORECASE)
-HASHES = re.compile(r"\s*^####\s*(?P<answer>[^\n]{1,200}?)\s*(?:\Z|$(?=\n[^\n]*answer is))", re.MULTILINE)
+ANSWER_IS = re.compile(r"\bthe answer is:?\s*(?P<answer>(?:(?!the answer is)[^\n]){1,200}?)\.?\s*$", re.IGNORECASE)
+HASHES = re.compile(r"\s*^####[ \t]*(?P<answer>[^\n]{1,200}?)\s*(?:\Z|$(?=\n[^\n]*answer is))", re.MULTILINE)
 DOLLARS = re.compile(r"\$([^$]+)\$")
 ASKS_FOR_PROGRAM = re.compile(r"\s*(?:Let's|Please)\s[^.?!]*\b(?:program|Python|code)\b[^.?!]*[.!]?\s*$")
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 MIN_CHINESE_FRAC = 0.1
 """Of a question's characters, for it to be Chinese: formulas and numbers are the rest."""
 BOX = r"\boxed{"
+BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+"""A brace, or what a backslash makes something else."""
 
 
 class Unusable(Exception):
@@ -52,12 +55,14 @@ def text_of(record: Mapping[str, Any], field: str) -> str:
     """A field's text without white space around it.
 
     Raises:
-        Unusable: it is missing, no text, or empty.
+        Unusable: it is missing, no text, empty, or nothing that a file can hold.
     """
     value = record.get(field)
     if not isinstance(value, str) or not value.strip():
         raise Unusable(f"no text in {field}")
-    return value.strip()
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise Unusable(f"half a character (an unpaired surrogate) in {field}")
+    return value.replace("\r\n", "\n").strip()
 
 
 def language_of(question: str) -> str:
@@ -75,12 +80,12 @@ def boxed(text: str) -> str | None:
     >>> boxed(r"so \boxed{\frac{1}{2}}.")
     '\\frac{1}{2}'
     """
-    start = text.rfind(BOX)
+    _, box, rest = text.rpartition(BOX)
     depth = 1
-    for place in range(start + len(BOX), len(text) if start >= 0 else 0):
-        depth += {"{": 1, "}": -1}.get(text[place], 0) if text[place - 1] != "\\" else 0
+    for sign in BRACE.finditer(rest if box else ""):
+        depth += {"{": 1, "}": -1}.get(sign[0], 0)
         if depth == 0:
-            return text[start + len(BOX) : place].strip() or None
+            return rest[: sign.start()].strip() or None
     return None
 
 
@@ -91,14 +96,17 @@ def box_answer(text: str) -> tuple[str, str]:
     ('3 + 4 = 7\nThe answer is: \\boxed{7}', '7')
 
     Raises:
-        Unusable: it states none.
+        Unusable: it states none, or one with unbalanced braces.
     """
     text = HASHES.sub(lambda match: "" if match.end() < len(text) else f"\nThe answer is: {match['answer']}", text).lstrip()
     stated = ANSWER_IS.search(text)
     if stated and BOX not in stated["answer"]:
         answer = DOLLARS.fullmatch(stated["answer"])
         inside = answer[1].strip() if answer else stated["answer"]
-        return f"{text[: stated.start('answer')]}\\boxed{{{inside}}}{text[stated.end('answer') :]}", inside
+        text = f"{text[: stated.start('answer')]}\\boxed{{{inside}}}{text[stated.end('answer') :]}"
+        if boxed(text) != inside:
+            raise Unusable("braces of the final answer are not balanced")
+        return text, inside
     found = boxed(text)
     if found is None:
         raise Unusable("no final answer")
@@ -123,10 +131,12 @@ def solution(question: str, text: str, source: str, answer: str | None = None) -
     """Chain of thought, or tool-integrated where the text has program blocks.
 
     Raises:
-        Unusable: no final answer, no output after the last program, or output of no program.
+        Unusable: no final answer, a block that does not end, no output after a program, or output of no program.
     """
     segments = split_blocks(text)
     kinds = [s.kind for s in segments]
+    if any(s.kind == "text" and FENCE.search(s.text) for s in segments):
+        raise Unusable("program block that does not end, or of another form")
     if "code" not in kinds and "output" not in kinds:
         text, found = box_answer(text)
         return Example(question, (Segment("text", text),), answer or found, "cot", source, language_of(question))

@@ -49,7 +49,7 @@ def hub(source: ExampleSource, seed: int) -> Iterator[Any]:
             if source.limit:
                 rows = rows.shuffle(seed, buffer_size=SHUFFLE_BUFFER)
             yield from checked(source, place, rows)
-        except (FileNotFoundError, ConnectionError) as error:
+        except OSError as error:  # no such set, no connection, an answer of the hub that is an error
             raise ValueError(f"{place}: cannot be read: {error}; check the name, or give local files by path") from None
 
 

@@ -110,6 +110,10 @@ def test_language_is_that_of_the_question():
     ("numina", NUMINA_TIR | {"solution": "```python\nprint(1)\n```\nSo \\boxed{1}."}, "program without output"),
     ("numina", NUMINA_TIR | {"solution": "```output\n1\n```\nSo \\boxed{1}."}, "output without a program"),
     ("numina", NUMINA_TIR | {"solution": "```python\nprint(1)\n```\n```output\n1\n```"}, "no final answer"),
+    ("numina", NUMINA_TIR | {"solution": "```python\nprint(1)\nSo \\boxed{1}."}, "block that does not end"),
+    ("numina", NUMINA_TIR | {"solution": "```py\nprint(1)\n```\nSo \\boxed{1}."}, "block .* of another form"),
+    ("numina", NUMINA | {"problem": "Half \ud800"}, "half a character"),
+    ("metamath", METAMATH | {"response": "The answer is: {1"}, "not balanced"),
     ("gsm8k", GSM8K | {"answer": "It is 24."}, "no final answer"),
     ("tora", TORA | {"messages": [TORA["messages"][1]]}, "messages are not one"),
     ("metamath", METAMATH | {"query": None}, "no text in query"),
@@ -119,9 +123,25 @@ def test_what_is_no_example_has_a_reason(name, record, reason):
         READERS[name].read(record)
 
 
+@pytest.mark.parametrize(("stated", "boxed"), [
+    ("The answer is: 5\nThe answer is: 5", "The answer is: 5\nThe answer is: \\boxed{5}"),
+    ("The answer is A, since the answer is 5.", "The answer is A, since the answer is \\boxed{5}."),
+    ("#### 5 The answer is: 5", "The answer is: 5 The answer is: \\boxed{5}"),
+    ("1 + 4\n####\nThe answer is: 5", "1 + 4\n####\nThe answer is: \\boxed{5}"),
+])  # fmt: skip
+def test_of_answers_stated_again_the_last_is_boxed(stated, boxed):
+    assert readers.box_answer(stated) == (boxed, "5")
+
+
+def test_lines_may_end_as_on_windows():
+    example = READERS["numina"].read(NUMINA_TIR | {"solution": TIR_ANSWER.replace("\n", "\r\n")})
+    assert example == READERS["numina"].read(NUMINA_TIR)
+
+
 def test_what_is_boxed_is_found_in_nested_braces():
     assert readers.boxed(r"\boxed{1} or \boxed{\frac{1}{\sqrt{2}}} and {3}") == r"\frac{1}{\sqrt{2}}"
     assert readers.boxed(r"\boxed{\{1, 2\}}") == r"\{1, 2\}"
+    assert readers.boxed(r"\boxed{1 \\}") == r"1 \\"
     assert readers.boxed(r"\boxed{3") is None and readers.boxed("none") is None
 
 
