@@ -51,7 +51,7 @@ class LoadedModel:
 
     def encode(self, text: str) -> Tokens:
         """Token ids, with what the tokenizer puts before every text."""
-        return self.tokenizer(text)["input_ids"]
+        return tokenizers.encode_prompt(self.tokenizer, text)
 
     def num_positions(self) -> int:
         """Longest context the model has positions for."""

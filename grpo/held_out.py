@@ -12,7 +12,7 @@ import numpy as np
 from mathpipe.eval.grader import grade
 from mathpipe.grpo.sampler import Sampler
 from mathpipe.pretrain import optim
-from mathpipe.pretrain.tokenizer import encode
+from mathpipe.pretrain.tokenizer import encode_prompt
 from mathpipe.sft.problems import Problem, generate
 from mathpipe.sft.prompts import render
 
@@ -41,7 +41,7 @@ class HeldOut:
     def make(cls, num_problems: int, max_number: int, max_result: int, tokenizer: Any, max_new_tokens: int) -> HeldOut:
         """The first `num_problems` held-out problems, tokenised."""
         chosen = problems(num_problems, max_number, max_result)
-        return cls(chosen, [encode(tokenizer, render(p.question)) for p in chosen], tokenizer, max_new_tokens)
+        return cls(chosen, [encode_prompt(tokenizer, render(p.question)) for p in chosen], tokenizer, max_new_tokens)
 
     def correct(self, sampler: Sampler, num_samples: int, temperature: float) -> np.ndarray:
         """Share of right samples per problem, `[n]`, the same on every process."""

@@ -56,7 +56,7 @@ class Policy(nn.Module):
     def forward(self, groups: Groups, temperature: float = 1.0) -> Tensor:
         """log π(response token), `[N, T]` in fp32, 0 where the mask is false."""
         prepare(self.model, groups.prompt_BP.device)
-        body = self.model.model
+        body = self.model.base_model
         size = len(groups.response_NT) // len(groups.prompt_BP)
         positions = (groups.prompt_mask_BP.cumsum(1) - 1).clamp(min=0)
         cache = DynamicCache(config=self.model.config)
@@ -79,5 +79,5 @@ class Policy(nn.Module):
             hidden = torch.cat([hidden, after], 1)
         targets = groups.response_NT[groups.mask_NT]
         scales = None if temperature == 1.0 else torch.full(targets.shape, temperature, device=targets.device)
-        flat = log_probs(hidden[groups.mask_NT], self.model.lm_head, targets, scales)
+        flat = log_probs(hidden[groups.mask_NT], self.model.get_output_embeddings(), targets, scales)
         return torch.zeros(groups.mask_NT.shape, device=flat.device).masked_scatter(groups.mask_NT, flat)

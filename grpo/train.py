@@ -43,7 +43,7 @@ def training_problems(config: GrpoConfig, max_number: int, max_result: int, toke
     for problem in generate(10_000 + config.seed, max_number, max_result, held_out=False):
         if len(kept) == wanted:
             return kept, num_left_out
-        prompt = bpe.encode(tokenizer, render(problem.question))
+        prompt = bpe.encode_prompt(tokenizer, render(problem.question))
         if len(prompt) <= config.max_prompt_tokens:
             kept.append((problem, prompt))
         else:

@@ -72,6 +72,11 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
+def encode_prompt(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of what a model goes on from: a text after what the tokenizer puts before every text (BOS in some)."""
+    return tokenizer(text)["input_ids"]
+
+
 def encoder(tokenizer: Any) -> Callable[[list[str]], list[list[int]]]:
     """A function from documents to their token ids, none added; what looks like a special token inside a document is text.
 

@@ -122,8 +122,8 @@ def measure(config: VolumesConfig, path: Path, texts: list[Text], progress: log.
         ids_BT = torch.tensor([ids[i] + [vocabulary.pad_token_id] * (width - len(ids[i])) for i in rows], device=device)
         length_B = torch.tensor([len(ids[i]) for i in rows], device=device)
         counted = torch.arange(1, width, device=device)[None, :] < length_B[:, None]  # padding comes last: no token attends to it
-        hidden = network.model(input_ids=ids_BT, use_cache=False).last_hidden_state[:, :-1][counted]
-        logp = model.log_probs(hidden, network.lm_head, ids_BT[:, 1:][counted])
+        hidden = network.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state[:, :-1][counted]
+        logp = model.log_probs(hidden, network.get_output_embeddings(), ids_BT[:, 1:][counted])
         nats[rows] = -np.bincount(counted.nonzero()[:, 0].cpu().numpy(), logp.double().cpu().numpy(), len(rows))
         progress.advance(len(rows), path.parent.name)
     kinds, urls, bodies = zip(*texts, strict=True)

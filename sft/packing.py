@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mathpipe.pretrain import tokenizer as bpe
 from mathpipe.sft.schema import Example
 
 IGNORE = -100
@@ -64,16 +65,21 @@ class Encoded:
 def encode(examples: Iterable[Example], tokenizer: Any) -> Encoded:
     """Tokenise prompts and pieces of answers apart, so that masks fall on token borders; EOS is learnt.
 
+    A prompt begins as in GRPO and evaluation, with a BOS where the tokenizer has one; what looks like a special token is text.
+
     Raises:
         ValueError: there are no examples.
     """
     ids, learn, lengths = [], [], []
+    tokens_of, begin = bpe.encoder(tokenizer), bpe.encode_prompt(tokenizer, "")
     iterator = iter(examples)
     while batch := list(itertools.islice(iterator, BATCH_EXAMPLES)):
         pieces = [[(e.prompt, False), *e.pieces] for e in batch]
         texts = [text for example in pieces for text, _ in example]
-        found = iter(tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"])
-        parts = [[*((next(found), learnt) for _, learnt in example), ([tokenizer.eos_token_id], True)] for example in pieces]
+        found = iter(tokens_of(texts))
+        parts = [
+            [(begin, False), *((next(found), learnt) for _, learnt in example), ([tokenizer.eos_token_id], True)] for example in pieces
+        ]
         flat = [part for example in parts for part in example]
         ids.append(np.array(list(itertools.chain.from_iterable(tokens for tokens, _ in flat)), np.int32))
         learn.append(np.repeat([learnt for _, learnt in flat], [len(tokens) for tokens, _ in flat]))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from mathpipe.grpo.loss import grpo_loss, outcome_advantages
 from mathpipe.grpo.policy import Policy, make_groups
@@ -36,6 +36,16 @@ def test_shared_prompt_equals_whole_sequences(policy, temperature):
         expected = whole_sequence_log_probs(policy, prompt, response, temperature)
         torch.testing.assert_close(found[row, : len(response)], expected, atol=1e-5, rtol=1e-5)
         assert found[row, len(response) :].abs().sum() == 0
+
+
+def test_a_model_of_another_family_is_a_policy_too():
+    """Its body and head have other names."""
+    torch.manual_seed(0)
+    policy = Policy(GPT2LMHeadModel(GPT2Config(vocab_size=32, n_embd=16, n_layer=2, n_head=2, n_positions=32)).eval())
+    found = policy(make_groups(PROMPTS[:1], RESPONSES[:1], PAD))
+    for row, response in enumerate(RESPONSES[0]):
+        expected = whole_sequence_log_probs(policy, PROMPTS[0], response, 1.0)
+        torch.testing.assert_close(found[row, : len(response)], expected, atol=1e-5, rtol=1e-5)
 
 
 def gradient(policy, parts):

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 
-from mathpipe.pretrain.tokenizer import train
+from mathpipe.pretrain.tokenizer import EOS, PAD, encode_prompt, load, train
 from mathpipe.sft import train as sft_train
 from mathpipe.sft.generated import make_examples, write
 from mathpipe.sft.packing import IGNORE, Encoded, best_fit_decreasing, collate, encode, figures, next_fit, pack
 from mathpipe.sft.problems import make
+from mathpipe.sft.schema import Example, Segment
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=60)
 
@@ -31,6 +33,20 @@ def test_labels_cover_answers_and_eos_but_not_prompt_or_tool_output(tokenizer):
     assert tokenizer.decode(encoded.ids[encoded.learn]) == learnt + tokenizer.eos_token
     assert "\n17\n```\n" not in learnt and learnt.endswith("```output\\boxed{17}")
     assert encoded.ids[-1] == tokenizer.eos_token_id and encoded.learn[-1]
+
+
+def test_a_prompt_begins_as_in_evaluation_and_special_tokens_in_an_example_are_text(tokenizer, tmp_path):
+    """With a tokenizer that puts BOS before every text, as DeepSeek's does."""
+    tokenizer.save_pretrained(tmp_path)
+    other = load(tmp_path)
+    other.backend_tokenizer.post_processor = TemplateProcessing(f"{PAD} $A", special_tokens=[(PAD, other.pad_token_id)])
+    plain, odd = (Example(question, (Segment("text", "17"),), "17", "cot", "test") for question in ("5 + 12?", f"Is {EOS} an end?"))
+    encoded = encode([plain, odd], other)
+    prompt = encode_prompt(other, plain.prompt)
+    assert prompt[0] == other.pad_token_id and encoded.ids[: len(prompt)].tolist() == prompt
+    ids = encoded.ids[encoded.starts[1] :].tolist()
+    assert ids.count(other.pad_token_id) == ids.count(other.eos_token_id) == 1
+    assert other.decode(ids[1:]) == odd.prompt + odd.text + EOS
 
 
 def test_tokenising_in_batches_is_tokenising_one_by_one(tokenizer, monkeypatch, tmp_path):
