@@ -109,6 +109,7 @@ def make_plan(runs: Path, profile: str | None = None, file: Path | None = None, 
     steps: dict[str, Step] = {}
     for stage in stages.STAGES.values():
         section = stage.config_class().SECTION
+        _refuse_settled(configs[section], stage, file)
         config = dataclasses.replace(configs[section], **stage.settings)
         table = to_table(config)
         further = {key: source for key, source in stage.when_done.items() if steps[source].state == "done"}
@@ -133,6 +134,15 @@ def _configs(tables: Tables, file: Path, runtime: Runtime) -> dict[str, Any]:
         if section != "runtime" and section not in classes:
             raise ConfigError(f"{file}: unknown section [{section}]{nearest(section, [*classes, 'runtime'])}")
     return {section: build(cls, tables.get(section, {}), f"{file}: [{section}]", runtime) for section, cls in classes.items()}
+
+
+def _refuse_settled(config: Any, stage: Stage, file: Path) -> None:
+    """Raise ConfigError where the user gives a value that each stage of the section has for itself."""
+    defaults = {f.name: f.default for f in dataclasses.fields(config)}
+    for key, own in stage.settings.items():
+        if getattr(config, key) != defaults[key]:
+            found = f"{key} = {getattr(config, key)!r}"
+            raise ConfigError(f"{file}: [{config.SECTION}] {found}: each stage has its own ({stage.name}: {own!r}); leave it out")
 
 
 def artifact_folders(root: Path) -> dict[str, list[Path]]:

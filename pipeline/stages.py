@@ -171,8 +171,16 @@ def check_agreement(configs: Mapping[str, Any]) -> None:
         configs: section → config object.
 
     Raises:
-        ConfigError: later stages want longer contexts than the model that pretrain makes.
+        ConfigError: a phase names a source of tokens that nothing makes, or later stages want longer contexts than the model that
+            pretrain makes.
     """
+    if {"pretrain", "sweep", "sources"} <= set(configs):
+        corpus = ("math",)
+        for section, known in (("pretrain", (*corpus, *configs["sources"].sources)), ("sweep", corpus)):
+            for name in (name for phase in configs[section].phases for name, weight in phase.mix.items() if weight):
+                if name not in known:
+                    there = f"{nearest(name, known)} (there are: {', '.join(known)})"
+                    raise ConfigError(f"{section}.phases names {name!r}, which is no source of its tokens{there}")
     if not {"pretrain", "sft", "grpo"} <= set(configs) or configs["pretrain"].start:  # a fetched model brings its own limit
         return
     pretrain, sft, grpo = configs["pretrain"], configs["sft"], configs["grpo"]

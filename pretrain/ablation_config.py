@@ -17,7 +17,6 @@ ARMS: dict[str, tuple[tuple[str, ...], ...]] = {
     "mixed": (("code", "math"),),
 }
 """Arm → sources of its first and second stage; one entry of two sources mixes them in one stage (section 5.1: tables 6 to 9)."""
-SEEDS = (0, 1, 2)
 
 
 def phases_of(arm: str, first_frac: float) -> tuple[float, tuple[Phase, ...]]:
@@ -50,6 +49,8 @@ class AblateConfig(PretrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.phases != PretrainConfig.phases:
+            raise ValueError("phases follow from the arm and from first_frac; leave them out")
         if self.arm and self.arm not in ARMS:
             raise ValueError(f"arm must be one of {', '.join(ARMS)}, found {self.arm!r}")
         if not 0 < self.first_frac < 1:

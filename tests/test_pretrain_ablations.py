@@ -13,13 +13,15 @@ from corpus_artifacts import finish, folder, rows
 from mathpipe.eval import report_ablations
 from mathpipe.eval.report_source import Source
 from mathpipe.pipeline import artifact, stages, tables
+from mathpipe.pipeline.config import ConfigError
 from mathpipe.pipeline.plan import make_plan
 from mathpipe.pretrain import compare, model, tokens
 from mathpipe.pretrain import tokenizer as bpe
-from mathpipe.pretrain.ablation_config import ARMS, SEEDS, AblateConfig, CompareInputs, Phase, phases_of
+from mathpipe.pretrain.ablation_config import ARMS, AblateConfig, CompareInputs, Phase, phases_of
 from mathpipe.pretrain.config import PretrainConfig, VolumesConfig
 
 FRAC = 0.3
+SEEDS = range(stages.NUM_SEEDS)
 PAPER = 400 / 550
 
 
@@ -52,7 +54,6 @@ def test_an_arm_settles_into_a_training_run_that_differs_in_data_alone() -> None
 
 def test_the_command_plans_three_arms_with_three_seeds_and_shares_them(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, "tiny")
-    assert len(SEEDS) == stages.NUM_SEEDS
     for name, arms in stages.COMPARISONS.items():
         pending = {step.name for step in plan.pending([f"ablate.{name}"])}
         assert {step for step in pending if step.startswith("arm.")} == {f"arm.{arm}.{seed}" for arm in arms for seed in SEEDS}
@@ -61,6 +62,18 @@ def test_the_command_plans_three_arms_with_three_seeds_and_shares_them(tmp_path:
     assert len({step.hash for step in made}) == len(made), "no two models are the same"
     assert [(step.config.arm, step.config.seed) for step in made] == [(arm, seed) for arm in ARMS for seed in SEEDS]
     assert not any(name.startswith(("arm.", "ablate.")) for name in stages.default())
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("ablate.seed=9", r"\[ablate\] seed = 9: each stage has its own \(arm.general-math.0: 0\)"),
+    ("ablate.arm=math", r"\[ablate\] arm = 'math': each stage has its own"),
+    ("ablate.phases=[{frac=1.0, mix={code=1}}]", "phases follow from the arm"),
+    ("pretrain.phases=[{frac=1.0, mix={maht=1}}]", r"pretrain.phases names 'maht', .*did you mean 'math'\? \(there are: math, arxiv, code"),
+    ("sweep.phases=[{frac=1.0, mix={code=1}}]", r"sweep.phases names 'code', .* \(there are: math\)"),
+])  # fmt: skip
+def test_what_would_be_ignored_or_not_be_found_is_refused_before_anything_runs(override: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_plan(tmp_path, "tiny", overrides=[override])
 
 
 @pytest.fixture(scope="module")
