@@ -80,6 +80,8 @@ class ExamplesConfig:
             raise ValueError(f"cot_frac, pot_frac and tir_frac must be ≥ 0 and sum to 1, found {fractions}")
         if self.max_number < 3:
             raise ValueError(f"max_number must be at least 3, found {self.max_number}")
+        if self.max_result < 0:
+            raise ValueError(f"max_result must be at least 0, found {self.max_result}")
         if self.num_examples < 0 or not (self.num_examples or self.sources):
             raise ValueError(f"num_examples must be 0 or more, and more without sources, found {self.num_examples}")
         if self.verify not in ("drop", "keep", "off"):

@@ -1,7 +1,7 @@
 """Arithmetic word problems: the question family on which the tiny chain is fine-tuned, reinforced and measured.
 
 A problem is a template with small whole numbers; its solution is a list of binary steps, so chain-of-thought,
-program-of-thought and tool-integrated answers are all written from the same steps (`examples.py`). Problems are split by
+program-of-thought and tool-integrated answers are all written from the same steps (`generated.py`). Problems are split by
 template *and* numbers: no training problem shares both with a held-out one, whatever names and things it mentions.
 """
 

@@ -268,6 +268,8 @@ def test_config_takes_sources_from_toml():
         ExampleSource("gsm8k")
     with pytest.raises(ValueError, match="num_examples"):
         ExamplesConfig(num_examples=0)
+    with pytest.raises(ValueError, match="max_result must be at least 0, found -1"):  # no problem would ever be found
+        ExamplesConfig(max_result=-1)
 
 
 @needs_shared
