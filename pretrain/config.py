@@ -37,6 +37,10 @@ class TokenizerConfig:
         if self.vocab_size < 300:
             raise ValueError(f"vocab_size must be at least 300 (256 bytes and two special tokens), found {self.vocab_size}")
 
+    def fingerprint(self) -> dict[str, list[int]] | None:
+        """Of the model whose tokenizer is kept, where it is a folder."""
+        return model_files(self.pretrained)
+
     def describe(self) -> str:
         """For `mathpipe plan`."""
         return f"that of {self.pretrained}" if self.pretrained else f"vocabulary {self.vocab_size:,}"
@@ -199,8 +203,14 @@ class PretrainConfig:
         tokens = f"{self.num_steps:,} steps × {self.batch_tokens:,} tokens = {self.num_steps * self.batch_tokens:,} tokens"
         return f"{tokens}, context {self.context:,}; {model}; {', then '.join(phase.describe() for phase in self.phases)}"
 
+    def fingerprint(self) -> dict[str, list[int]] | None:
+        """Of the start model, where it is a folder."""
+        return model_files(self.start)
+
     def require(self, runtime: Runtime) -> None:
-        """Refuse a machine without the GPUs asked for, or, on CPUs, without memory for weights, gradients and AdamW in fp32."""
+        """Refuse a machine without the start model's folder, the GPUs asked for, or, on CPUs, memory for the training state in fp32."""
+        if self.start.startswith(("/", "./", "../")) and not Path(self.start).is_dir():
+            raise ValueError(f"no model folder at {self.start}; put it there or set {self.SECTION}.start")
         runtime.require_devices()
         needed = 16 * ((self.start_parameters() if self.start else self.num_parameters) or 0)
         if not runtime.uses_gpu() and needed > memory_bytes():
@@ -237,6 +247,14 @@ class VolumesConfig:
         for name, minimum in (("num_texts", 0), ("max_chars", 1), ("batch_tokens", 1)):
             if getattr(self, name) < minimum:
                 raise ValueError(f"{name} must be at least {minimum}, found {getattr(self, name)}")
+
+
+def model_files(model: str) -> dict[str, list[int]] | None:
+    """Sizes and times of the files in a model's folder, for a fingerprint; None of a hub name: what the hub holds is taken as it is."""
+    folder = Path(model)
+    if not model or not folder.is_dir():
+        return None
+    return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in sorted(folder.iterdir()) if file.is_file()}
 
 
 def check_schedule(name: str) -> None:

@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mathpipe.pipeline import artifact, stage
+from mathpipe.pipeline.artifact import ContractError
 from mathpipe.pretrain import checkpoint, loop, model, optim
 from mathpipe.pretrain import tokenizer as bpe
 from mathpipe.pretrain.config import PretrainConfig, PretrainInputs
-from mathpipe.pretrain.mixture import Mixture
+from mathpipe.pretrain.mixture import Mixture, document_numbers
 
 MIN_HELD_OUT_TOKENS = 50_000
 """The held-out loss is measured on so many tokens, or on a step's where that is more; the sources share them equally."""
@@ -49,40 +51,63 @@ def step_batch(mixture: Mixture, step: int, rows: int) -> loop.Batch:
 
 
 @torch.no_grad()
-def held_out_nats(engine: Any, data: np.ndarray, context: int, rows: int) -> tuple[float, int]:
+def held_out_nats(engine: Any, data: np.ndarray, context: int, rows: int, eos: int | None = None) -> tuple[float, int]:
     """(summed -log p, predicted tokens) on the windows of these held-out tokens, EOS among them; processes share the windows.
 
     Every process makes as many forward passes (with ZeRO 3 they meet in each), the last ones on windows that do not count.
+
+    Args:
+        eos: ends a document, where documents are isolated as in training; None: attention crosses them.
     """
     width = min(context, len(data))
     count = len(data) // width
     ids_NT = torch.from_numpy(data[: count * width].astype(np.int64)).view(count, width)
+    documents_NT = None if eos is None else torch.from_numpy(document_numbers(ids_NT.numpy(), eos))
+    labels_NT = labels_of(ids_NT, documents_NT)
+    num_predicted = int((labels_NT[:, 1:] != IGNORE).sum())
     per_pass = rows * optim.world_size()
-    empty = -count % per_pass
-    labels_NT = torch.cat([ids_NT, torch.full((empty, width), IGNORE)])
-    ids_NT = torch.cat([ids_NT, torch.zeros((empty, width), dtype=torch.int64)])
+    filling = (0, 0, 0, -count % per_pass)
+    documents_NT = None if documents_NT is None else F.pad(documents_NT, filling)
+    padded = (F.pad(ids_NT, filling), F.pad(labels_NT, filling, value=IGNORE), documents_NT)
     nats = 0.0
-    for start in range(optim.rank() * rows, len(ids_NT), per_pass):
-        ids, labels = (part[start : start + rows].to(engine.device) for part in (ids_NT, labels_NT))
-        nats += float(engine.module(ids, labels).sum())
-    return optim.total(nats), count * (width - 1)
+    for start in range(optim.rank() * rows, len(padded[0]), per_pass):
+        ids, labels, documents = (None if part is None else part[start : start + rows].to(engine.device) for part in padded)
+        nats += float(engine.module(ids, labels, None, documents).sum())
+    return optim.total(nats), num_predicted
 
 
 def held_out_figures(engine: Any, mixture: Mixture, config: PretrainConfig, rows: int) -> dict[str, float]:
     """Held-out loss in nats per token and bits per byte: of all sources' tokens together, and of each where there are several."""
     figures: dict[str, float] = {}
     sums = np.zeros(3)
+    eos = mixture.eos if config.isolate else None
     most = max(MIN_HELD_OUT_TOKENS, config.batch_tokens) // len(mixture.sources)
     for source in mixture.sources:
         data = mixture.held_out(source)[: max(most, config.context)]
         if len(data) < 2:
             continue
-        nats, count = held_out_nats(engine, data, config.context, rows)
+        nats, count = held_out_nats(engine, data, config.context, rows, eos)
         here = np.array([nats, count, count * mixture.held_out_bytes_per_token(source)])
         sums += here
         if len(mixture.sources) > 1:
             figures |= {f"held_out_loss/{source}": nats / count, f"bits_per_byte/{source}": nats / math.log(2) / here[2]}
     return {"held_out_loss": sums[0] / sums[1], "bits_per_byte": sums[0] / math.log(2) / sums[2], **figures}
+
+
+def start_model(config: PretrainConfig, vocabulary: Any) -> Any:
+    """The model that training starts from.
+
+    Raises:
+        ContractError: it does not read the tokens of `vocabulary`, or windows as long as `context`.
+    """
+    if not config.start:
+        return model.build(config, len(vocabulary), vocabulary.eos_token_id, vocabulary.pad_token_id)
+    network = model.load(config.start, torch.bfloat16 if config.bf16 else torch.float32)
+    bpe.require_same(config.start, vocabulary, network.get_input_embeddings().num_embeddings)
+    longest = getattr(network.config, "max_position_embeddings", config.context)
+    if config.context > longest:
+        raise ContractError(f"{config.start}: reads {longest:,} tokens at most, fewer than context {config.context:,}; lower the context")
+    return network
 
 
 def run(config: PretrainConfig, inputs: PretrainInputs, out: Path) -> dict[str, Any]:
@@ -93,11 +118,7 @@ def run(config: PretrainConfig, inputs: PretrainInputs, out: Path) -> dict[str, 
         config.batch_tokens // config.context, config.micro_batch_tokens // config.context, f"batch_tokens {config.batch_tokens}"
     )
     vocabulary = bpe.load(inputs.tokenizer / "tokenizer")
-    if config.start:
-        network = model.load(config.start, torch.bfloat16 if config.bf16 else torch.float32)
-        bpe.require_same(config.start, vocabulary, network.get_input_embeddings().num_embeddings)
-    else:
-        network = model.build(config, len(vocabulary), vocabulary.eos_token_id, vocabulary.pad_token_id)
+    network = start_model(config, vocabulary)
     num_parameters = network.num_parameters()
     engine = loop.make_engine(network, config, config.peak_lr, micro_steps)
     job = loop.Job(

@@ -270,6 +270,24 @@ def test_held_out_loss_counts_no_filling_window(rows: int) -> None:
     assert count == 5 * 23 and nats == pytest.approx(expected, rel=1e-5)
 
 
+def test_held_out_documents_are_isolated_where_training_isolates_them() -> None:
+    """Windows of 12 with EOS (0) at places 4 and 9: each document as if it stood alone, its first token not predicted."""
+    from types import SimpleNamespace
+
+    from engine_worker import TOY, VOCABULARY
+
+    loss_of = model.TokenLoss(model.build(PretrainConfig(**TOY), VOCABULARY, 0, 1))
+    ids = torch.randint(2, VOCABULARY, (3, 12), generator=torch.Generator().manual_seed(0))
+    ids[:, [4, 9]] = 0
+    engine = SimpleNamespace(module=loss_of, device=torch.device("cpu"))
+    with torch.no_grad():
+        alone = sum(float(loss_of(part, part).sum()) for part in ids.split([5, 5, 2], 1))
+    nats, count = train.held_out_nats(engine, ids.flatten().numpy(), 12, 2, eos=0)
+    assert count == 3 * (4 + 4 + 1) and nats == pytest.approx(alone, rel=1e-5)
+    crossing, all_but_first = train.held_out_nats(engine, ids.flatten().numpy(), 12, 2)
+    assert all_but_first == 3 * 11 and abs(crossing - nats) > 1
+
+
 def test_isolated_documents_predict_nothing_across_their_border() -> None:
     ids = torch.tensor([[5, 6, 0, 7, 8, 0, 9]])
     documents = torch.tensor([[0, 0, 0, 1, 1, 1, 2]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,9 +17,9 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, Qwen2
 
 from mathpipe.pipeline import artifact
 from mathpipe.pipeline.artifact import ContractError
-from mathpipe.pretrain import model, tokens, train_tokenizer
+from mathpipe.pretrain import model, tokens, train, train_tokenizer
 from mathpipe.pretrain import tokenizer as bpe
-from mathpipe.pretrain.config import TokenizerConfig, TokenizerInputs, TokensConfig, TokensInputs
+from mathpipe.pretrain.config import PretrainConfig, TokenizerConfig, TokenizerInputs, TokensConfig, TokensInputs
 
 TEXTS = [f"The sum of {n} and {n + 1} is {2 * n + 1}." for n in range(300)]
 SIZES: dict[str, Any] = {
@@ -84,6 +85,25 @@ def test_the_loss_is_the_model_s_own_whatever_its_parts_are_called(base: Path, k
     documents, labels = torch.arange(24).expand(2, 24) // 12, ids.clone()
     labels[:, 12] = -100  # the first token of the second document follows from nothing
     torch.testing.assert_close(loss(ids, labels, documents_BT=documents), alone)
+
+
+def test_a_context_beyond_the_model_s_positions_is_refused(base: Path) -> None:
+    config = PretrainConfig(start=str(base / "llama"), context=128, batch_tokens=128, micro_batch_tokens=128)
+    with pytest.raises(ContractError, match="llama: reads 64 tokens at most, fewer than context 128; lower the context"):
+        train.start_model(config, bpe.load(base / "tokenizer" / "tokenizer"))
+
+
+def test_a_start_model_that_changes_or_is_not_there_is_noticed(base: Path, tmp_path: Path) -> None:
+    config, kept = PretrainConfig(start=str(tmp_path / "m")), TokenizerConfig(pretrained=str(tmp_path / "m"))
+    with pytest.raises(ValueError, match="no model folder at .*/m; put it there or set pretrain.start"):
+        config.require(config.runtime)
+    assert config.fingerprint() is None and PretrainConfig().fingerprint() is None
+    shutil.copytree(base / "llama", tmp_path / "m")
+    config.require(config.runtime)
+    before = config.fingerprint()
+    assert before == kept.fingerprint() and {"model.safetensors", "tokenizer.json"} <= before.keys()
+    (tmp_path / "m" / "tokenizer.json").write_text("{}")
+    assert config.fingerprint() != before
 
 
 def test_training_starts_from_the_weights_and_keeps_the_tokenizer(base: Path, tmp_path: Path) -> None:
