@@ -224,10 +224,11 @@ def rows_of(source: TextSource, seed: int) -> Iterator[Document]:
         else:
             stream = datasets.load_dataset(source.name, source.subset or None, split=source.split, streaming=True)
         for number, row in enumerate(stream.shuffle(seed, buffer_size=SHUFFLE_BUFFER)):
-            if not isinstance(row.get(source.column), str):
+            if not isinstance(text := row.get(source.column, 0), str | None):
                 raise ValueError(f"{what}: no text in column {source.column!r} (sources.sources); columns: {', '.join(row)}")
             url = row.get("url")
-            yield Document(url if isinstance(url, str) else f"{what}/{source.subset or source.split}/{number}", row[source.column])
+            url = url if isinstance(url, str) else f"{what}/{source.subset or source.split}/{number}"
+            yield Document(url, text or "", "no text" if text is None else "")
     except (FileNotFoundError, ConnectionError) as error:
         raise ValueError(f"{what}: cannot be read (sources.sources): {error}; name files, a data set of the hub or a folder") from None
 

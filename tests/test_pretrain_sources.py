@@ -123,6 +123,14 @@ def test_files_and_data_sets_are_streamed(inputs: SourcesInputs, tmp_path: Path,
         collect(inputs, folder(tmp_path, "wrong"), TextSource(**kind))  # type: ignore[arg-type]
 
 
+def test_a_row_without_text_is_a_reject_and_costs_no_other(inputs: SourcesInputs, tmp_path: Path) -> None:
+    lines = [{"text": long(i) if i % 2 else None} for i in range(6)]
+    (tmp_path / "some.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = collect(inputs, folder(tmp_path, "out"), TextSource("files", paths=(str(tmp_path / "some.jsonl"),)))
+    assert sorted(row["text"] for row in found) == [long(1), long(3), long(5)]
+    assert [row["reason"] for row in rows(tmp_path / "out", "rejects")] == ["no text"] * 3
+
+
 def test_what_is_not_there_is_named(inputs: SourcesInputs, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="none.jsonl.*cannot be read"):
         collect(inputs, tmp_path, TextSource("files", paths=(str(tmp_path / "none.jsonl"),)))
