@@ -185,7 +185,6 @@ def run(config: GrpoConfig, inputs: GrpoInputs, out: Path) -> dict[str, Any]:
         _save_held_out(out, held_out, before, after)
         model.save(policy.model, vocabulary, out)
         log.logger().info("held-out sampled %s, greedy %s", facts["sampled"], facts["greedy"])
-    checkpoint.clear(out)
     return {
         "held_out": facts, "num_steps": config.num_steps, "num_questions": len(questions), "num_prompts_too_long": num_left_out,
         "num_samples": len(questions) * config.group_size, "num_processes": processes, "sampler": config.sampler, "max_number": max_number,

@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 MANIFEST = "manifest.json"
+CHECKPOINTS = "checkpoints"
+"""Folder of what only an unfinished stage needs; it goes once the manifest stands."""
 
 
 class ContractError(RuntimeError):

@@ -18,6 +18,7 @@ import os
 import platform
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -135,6 +136,7 @@ def execute(run: Run, arguments: argparse.Namespace) -> None:
             "git_commit": git_commit(), "packages": package_versions(), "python": platform.python_version(),
         }  # fmt: skip
         artifact.write_json(out / artifact.MANIFEST, manifest)
+        shutil.rmtree(out / artifact.CHECKPOINTS, ignore_errors=True)  # not before: what is killed in between would begin anew
     log.logger().info("done in %.1f s: %s", manifest["wall_s"], out)
 
 

@@ -5,7 +5,7 @@
     out/checkpoints/universal/                  while a ZeRO checkpoint of another number of processes is being read
 
 A folder without `complete.json`, or with a file of another size, is no checkpoint, so a process may be killed at any moment. The
-folder goes when the stage is done (its result is `model/`).
+folder goes when the manifest stands (stage.py; the result is `model/`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 from mathpipe.pipeline import artifact, log
 from mathpipe.pretrain.optim import barrier, rank, world_size
 
-FOLDER = "checkpoints"
+FOLDER = artifact.CHECKPOINTS
 COMPLETE = "complete.json"
 UNIVERSAL = "universal"
 BYTES_PER_PARAMETER = 16
@@ -102,13 +102,6 @@ def load(engine: Any, out: Path) -> tuple[int, Any]:
     if rank() == 0:
         log.logger().info("continuing after step %d (%s, written by %d processes)", made["step"], path, made["processes"])
     return made["step"], made["state"]
-
-
-def clear(out: Path) -> None:
-    """Remove all checkpoints of a finished stage."""
-    barrier()
-    if rank() == 0:
-        shutil.rmtree(out / FOLDER, ignore_errors=True)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

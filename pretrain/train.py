@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mathpipe.pipeline import artifact, stage
 from mathpipe.pipeline.artifact import ContractError
-from mathpipe.pretrain import checkpoint, loop, model, optim
+from mathpipe.pretrain import loop, model, optim
 from mathpipe.pretrain import tokenizer as bpe
 from mathpipe.pretrain.config import PretrainConfig, PretrainInputs
 from mathpipe.pretrain.mixture import Mixture, document_numbers
@@ -131,7 +131,6 @@ def run(config: PretrainConfig, inputs: PretrainInputs, out: Path) -> dict[str, 
     weights = optim.full_weights(engine, network)
     if optim.rank() == 0:
         model.save(network, vocabulary, out, weights)
-    checkpoint.clear(out)
     measured = [row for row in artifact.read_metrics(out) if "held_out_loss" in row] if optim.rank() == 0 else []
     return {
         "num_parameters": num_parameters, **facts, "num_tokens": config.num_steps * config.batch_tokens,

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from mathpipe.pipeline import artifact, log, stage
-from mathpipe.pretrain import checkpoint, loop, model, optim
+from mathpipe.pretrain import loop, model, optim
 from mathpipe.pretrain import tokenizer as bpe
 from mathpipe.sft import packing, schema
 from mathpipe.sft.config import SftConfig, SftInputs
@@ -98,7 +98,6 @@ def run(config: SftConfig, inputs: SftInputs, out: Path) -> dict[str, Any]:
     if is_main:
         model.save(network, vocabulary, out, weights)
         shutil.rmtree(out / ENCODED)
-    checkpoint.clear(out)
     metrics: Sequence[dict[str, Any]] = artifact.read_metrics(out) if is_main else []
     return {
         "num_examples": len(encoded.lengths), "num_too_long": len(too_long), "num_rows": len(rows), "num_tokens": int(encoded.starts[-1]),

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import toy_chain
 
-from mathpipe.pipeline import cli, stages
+from mathpipe.pipeline import artifact, cli, stage, stages
 
 HERE = Path(__file__).parent
 
@@ -282,3 +282,20 @@ def test_nothing_to_do_imports_neither_luigi_nor_torch(mathpipe, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
     assert "nothing to do" in done.stdout
+
+
+def test_checkpoints_stay_until_the_manifest_stands(tmp_path, monkeypatch):
+    """Killed after its last step but before the manifest, a stage continues from its checkpoint."""
+    (tmp_path / "toy.toml").write_text("[top]\n", encoding="utf-8")
+    words = ["--config", str(tmp_path / "toy.toml"), "--out", str(tmp_path / "out")]
+    kept = tmp_path / "out" / "checkpoints" / "step-000001"
+    kept.mkdir(parents=True)
+    run = toy_chain.run_of("top")
+    arguments = stage._parse(run, words)
+    with monkeypatch.context() as patched:
+        patched.setattr(artifact, "write_json", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            stage.execute(run, arguments)
+    assert kept.exists() and not (tmp_path / "out" / "manifest.json").exists()
+    stage.execute(run, arguments)
+    assert not kept.parent.exists() and (tmp_path / "out" / "manifest.json").exists()
