@@ -47,6 +47,13 @@ def load(path: Path | str, dtype: torch.dtype = torch.float32) -> Any:
         raise ContractError(f"{path}: no causal language model there ({str(error).splitlines()[0]})") from error
 
 
+def require_context(path: Path | str, model: Any, context: int) -> None:
+    """Raise ContractError unless the model at `path` has positions for `context` tokens."""
+    longest = getattr(model.config, "max_position_embeddings", context)
+    if context > longest:
+        raise ContractError(f"{path}: reads {longest:,} tokens at most, fewer than context {context:,}; lower the context")
+
+
 def save(model: Any, tokenizer: Any, out: Path, weights: dict[str, Tensor] | None = None) -> None:
     """Write weights (safetensors), config and tokenizer to `out/model`, atomically.
 

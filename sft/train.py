@@ -79,7 +79,8 @@ def run(config: SftConfig, inputs: SftInputs, out: Path) -> dict[str, Any]:
     size, micro_steps = optim.micro_batches(
         config.batch_sequences, config.micro_batch_sequences, f"sft.batch_sequences {config.batch_sequences}"
     )
-    vocabulary = bpe.load(inputs.pretrain / model.MODEL)
+    start = inputs.pretrain / model.MODEL
+    vocabulary = bpe.load(start)
     encoded = encode_once(inputs, vocabulary, out)
     rows, too_long = packing.pack(encoded.lengths, config.context, config.packing, config.too_long, config.seed)
     if len(rows) < config.batch_sequences:
@@ -87,7 +88,8 @@ def run(config: SftConfig, inputs: SftInputs, out: Path) -> dict[str, Any]:
         raise ValueError(f"{found}, fewer than sft.batch_sequences {config.batch_sequences}; raise examples.num_examples, or add sources")
     figures = packing.figures(encoded.lengths, config.context, config.too_long, config.seed) if is_main else {}
     log_figures(figures, config.packing)
-    network = model.load(inputs.pretrain / model.MODEL, torch.bfloat16 if config.bf16 else torch.float32)
+    network = model.load(start, torch.bfloat16 if config.bf16 else torch.float32)
+    model.require_context(start, network, config.context)
     engine = loop.make_engine(network, config, config.lr, micro_steps)
     job = loop.Job(
         phase="sft", num_steps=config.num_steps or len(rows) // config.batch_sequences, peak_lr=config.lr, context=config.context,

@@ -173,7 +173,12 @@ def test_two_processes_train_like_one(folder):
 
 @pytest.mark.parametrize(
     ("stage", "setting", "message"),
-    [("pretrain", "pretrain.context=100000", "exceeds max_position"), ("sft", "sft.batch_sequences=1000", "fewer than")],
+    [
+        ("pretrain", "pretrain.context=100000", "exceeds max_position"),
+        ("sft", "sft.batch_sequences=1000", "fewer than"),
+        ("sft", "sft.zero_stage=4", "zero_stage must be"),
+        ("sft", "sft.context=5000", "reads 4,096 tokens at most"),
+    ],
 )
 def test_bad_settings_are_one_line_and_exit_2(folder, stage, setting, message, tmp_path):
     inputs = {"pretrain": ["tokens", "tokenizer"], "sft": ["pretrain", "examples"]}[stage]
