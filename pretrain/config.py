@@ -201,7 +201,9 @@ class PretrainConfig:
         """For `mathpipe plan`."""
         model = f"from {self.start}" if self.start else f"{self.num_parameters / 1e6:,.2f}M parameters and embeddings, from scratch"
         tokens = f"{self.num_steps:,} steps × {self.batch_tokens:,} tokens = {self.num_steps * self.batch_tokens:,} tokens"
-        return f"{tokens}, context {self.context:,}; {model}; {', then '.join(phase.describe() for phase in self.phases)}"
+        shares = [f"{100 * phase.frac:.3g} % of the tokens: " if len(self.phases) > 1 else "" for phase in self.phases]
+        phases = ", then ".join(share + phase.describe() for share, phase in zip(shares, self.phases, strict=True))
+        return f"{tokens}, context {self.context:,}; {model}; {phases}"
 
     def fingerprint(self) -> dict[str, list[int]] | None:
         """Of the start model, where it is a folder."""
@@ -226,7 +228,7 @@ class SweepConfig(PretrainConfig):
 
 @dataclass(frozen=True)
 class VolumesConfig:
-    """The held-out texts that the models of the volumes are compared on."""
+    """The held-out texts that the models of the volumes, and those of the ablations, are compared on."""
 
     SECTION: ClassVar[str] = "volumes"
     VERSION: ClassVar[int] = 1
@@ -235,7 +237,7 @@ class VolumesConfig:
     num_texts: int = 2000
     """At most this many texts of each kind, drawn with `seed`; 0: all."""
     max_chars: int = 500
-    """Characters of a text that count, from its beginning; they should fit into `sweep.context`."""
+    """Characters of a text that count, from its beginning; they should fit into `sweep.context` and `ablate.context`."""
     batch_tokens: int = 8192
     """Tokens of one forward pass."""
     seed: int = 0
