@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mathpipe.pipeline import artifact, stage
-from mathpipe.pipeline.artifact import ContractError
 from mathpipe.pretrain import loop, model, optim
 from mathpipe.pretrain import tokenizer as bpe
 from mathpipe.pretrain.config import PretrainConfig, PretrainInputs
@@ -104,9 +103,7 @@ def start_model(config: PretrainConfig, vocabulary: Any) -> Any:
         return model.build(config, len(vocabulary), vocabulary.eos_token_id, vocabulary.pad_token_id)
     network = model.load(config.start, torch.bfloat16 if config.bf16 else torch.float32)
     bpe.require_same(config.start, vocabulary, network.get_input_embeddings().num_embeddings)
-    longest = getattr(network.config, "max_position_embeddings", config.context)
-    if config.context > longest:
-        raise ContractError(f"{config.start}: reads {longest:,} tokens at most, fewer than context {config.context:,}; lower the context")
+    model.require_context(config.start, network, config.context)
     return network
 
 
