@@ -22,7 +22,9 @@ from mathpipe.sft.generated import make_examples
 from mathpipe.sft.schema import Example
 
 HERE = "mathpipe.sft.bench"
-CONTEXT, ROWS, STEPS = 512, 4, 16
+STEP_TOKENS, STEPS = 2048, 16
+CONTEXT = {"generated": 512, "gsm8k": 1024}
+"""Of a row; a step has 2,048 tokens of either set."""
 NUM_EXAMPLES = 2000
 PAPER_CONTEXT = 4096
 SHARED = Path(os.environ.get("MATHPIPE_SHARED", Path(__file__).parents[2] / "shared"))
@@ -41,31 +43,35 @@ def gsm8k() -> list[Example]:
     return [readers.gsm8k(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def prepared() -> tuple[Any, packing.Encoded, Any]:
-    """Tokenizer, encoded examples and a model of 5M parameters without embeddings; the same in every process."""
-    examples = generated()
+def prepared(source: str) -> tuple[Any, packing.Encoded, Any]:
+    """Tokenizer, encoded examples that fit a row, and a model of 5M parameters without embeddings; the same in every process."""
+    examples = {"generated": generated, "gsm8k": gsm8k}[source]()[:NUM_EXAMPLES]
     tokenizer = train([example.text for example in examples], 1024)
+    fits = packing.encode(examples, tokenizer).lengths <= CONTEXT[source]
+    examples = [example for example, fit in zip(examples, fits, strict=True) if fit]
     config = model.PretrainConfig(hidden_size=256, intermediate_size=688, num_layers=6, num_heads=4)
     network = model.build(config, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id)
     return tokenizer, packing.encode(examples, tokenizer), network
 
 
-def our_steps() -> Iterator[int]:
+def our_steps(source: str) -> Iterator[int]:
     """Steps as the stage sft does them: packed, isolated, through DeepSpeed's engine; yields the tokens that are no padding."""
     optim.start_processes(Runtime(device="cpu", num_threads=torch.get_num_threads()))
-    tokenizer, encoded, network = prepared()
-    rows, _ = packing.pack(encoded.lengths, CONTEXT, "shuffle", "drop", 0)
+    tokenizer, encoded, network = prepared(source)
+    context = CONTEXT[source]
+    size = STEP_TOKENS // context
+    rows, _ = packing.pack(encoded.lengths, context, "shuffle", "drop", 0)
     loss_of = model.TokenLoss(network)
     engine = optim.engine(loss_of, optim.adamw(loss_of, 1e-4, (0.9, 0.95), 0.1), 1, 1.0)
     for step in range(STEPS):
-        batch = packing.collate(encoded, rows[step * ROWS : (step + 1) * ROWS], CONTEXT, tokenizer.pad_token_id)
+        batch = packing.collate(encoded, rows[step * size : (step + 1) * size], context, tokenizer.pad_token_id)
         counted = int((batch.labels != packing.IGNORE).sum())
         engine.backward(optim.scaled(engine(batch.ids, batch.labels, batch.positions, batch.documents).sum() / counted, 1))
         optim.step(engine)
         yield int((batch.documents >= 0).sum())
 
 
-def trl_steps(packed: bool) -> None:
+def trl_steps(source: str, packed: bool) -> None:
     """The same examples by TRL's SFTTrainer, loss on answers: `packed` as its documentation has it, or an example a row."""
     from datasets import Dataset
     from transformers import TrainerCallback
@@ -78,17 +84,17 @@ def trl_steps(packed: bool) -> None:
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             done(counts.pop(0))
 
-    tokenizer, encoded, network = prepared()
+    tokenizer, encoded, network = prepared(source)
     order = np.random.default_rng(0).permutation(len(encoded.lengths))
     rows = [(slice(*encoded.starts[n : n + 2])) for n in order]
     examples = Dataset.from_list([{"input_ids": encoded.ids[r], "completion_mask": encoded.learn[r].astype(int)} for r in rows])
-    per_step = ROWS if packed else round(ROWS * CONTEXT / encoded.lengths.mean())
+    per_step = STEP_TOKENS // CONTEXT[source] if packed else round(STEP_TOKENS / encoded.lengths.mean())
     counts: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         trainer = SFTTrainer(
             model=network, train_dataset=examples, processing_class=tokenizer, callbacks=[Turns()],
             args=SFTConfig(
-                output_dir=folder, per_device_train_batch_size=per_step, max_length=CONTEXT, packing=packed, max_steps=STEPS,
+                output_dir=folder, per_device_train_batch_size=per_step, max_length=CONTEXT[source], packing=packed, max_steps=STEPS,
                 completion_only_loss=True, report_to=[], save_strategy="no", use_cpu=True, disable_tqdm=True, logging_steps=10**6,
                 learning_rate=1e-4, weight_decay=0.1, adam_beta2=0.95, lr_scheduler_type="constant", bf16=False,
                 gradient_checkpointing=False,
@@ -109,12 +115,14 @@ def useful_tokens_per_s() -> list[Row]:
 
     TRL's packed mode lets attention cross examples here; ours keeps them apart.
     """
-    rates, ratios = race([Racer(HERE, kind) for kind in ("ours", "trl-unpacked", "trl-packed")], STEPS - 3)
-    name = "sft.useful_tokens_per_s"
-    return [
-        row(f"{name}.unpacked", rates[0], "tokens/s", "at least 2x", ratios[1] >= 2, rates[1], "TRL SFTTrainer, unpacked", ratios[1]),
-        row(f"{name}.packed", rates[0], "tokens/s", "at least 1.1x", ratios[2] >= 1.1, rates[2], "TRL SFTTrainer, packing", ratios[2]),
-    ]
+    found = []
+    for source in CONTEXT:
+        rates, ratios = race([Racer(HERE, kind, source) for kind in ("ours", "trl-unpacked", "trl-packed")], STEPS - 3)
+        for n, (peer, goal) in enumerate((("unpacked", 2), ("packed", 1.1)), 1):
+            name = f"sft.useful_tokens_per_s.{source}.{peer}"
+            met = ratios[n] >= goal
+            found.append(row(name, rates[0], "tokens/s", f"at least {goal}x", met, rates[n], f"TRL SFTTrainer, {peer}", ratios[n]))
+    return found
 
 
 def padding() -> list[Row]:
@@ -134,8 +142,8 @@ BENCHMARKS: dict[str, Benchmark] = {"sft.useful_tokens_per_s": useful_tokens_per
 if __name__ == "__main__":
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if sys.argv[1] == "ours":
-        steps = our_steps()
+        steps = our_steps(sys.argv[2])
         while True:
             wait()
             done(next(steps))
-    trl_steps(packed=sys.argv[1] == "trl-packed")
+    trl_steps(sys.argv[2], packed=sys.argv[1] == "trl-packed")
