@@ -170,7 +170,8 @@ def test_what_is_missing_is_named(folder: Path) -> None:
 
 def test_phases_are_checked_and_not_rewritten() -> None:
     assert PretrainConfig(phases=PHASES).phases[1].mix == {"math": 3.0, "code": 1.0}
-    assert PretrainConfig(phases=PHASES).describe().endswith("; 50 % of the tokens: 100 % code, then 50 % of the tokens: 75 % math, 25 % code")
+    told = "; 50 % of the tokens: 100 % code, then 50 % of the tokens: 75 % math, 25 % code"
+    assert PretrainConfig(phases=PHASES).describe().endswith(told)
     with pytest.raises(ValueError, match=r"must sum to 1, found \[0.5\]"):
         PretrainConfig(phases=(Phase(0.5, {"math": 1.0}),))
     with pytest.raises(ValueError, match="must sum to 1"):
