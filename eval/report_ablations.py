@@ -31,7 +31,8 @@ def comparison(entry: Entry, name: str) -> str:
     texts = ", ".join(f"{number(n)} {kind}" for kind, n in counts.items())
     words = (
         f"Bits per byte of held-out texts ({texts}), lower is better; mean ± standard error "
-        f"over {seeds} seeds. In the figure: difference to {arms[0]}, seed by seed."
+        f"over {seeds} seeds. In the figure: difference to {arms[0]}, seed by seed; with three seeds one "
+        "below about four of its standard errors is not settled."
     )
     others = entry.metrics[1:]
     places = list(range(len(counts)))

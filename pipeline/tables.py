@@ -61,6 +61,7 @@ def ablation(plan: Plan, name: str) -> str:
         columns += [(kind, f"{kind} bits_per_byte", ".4f"), ("± SE", f"{kind} stderr", ".4f")]
         columns += [(f"to {facts['arms'][0]}", f"{kind} difference", "+.4f")]
     words = f"bits per byte of held-out texts, lower is better; SE over {facts['num_seeds']} seeds"
+    words += "; `mathpipe report` sets it beside the paper's"
     return f"{render(columns, read_metrics(out))}\n{words}"
 
 

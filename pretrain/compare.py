@@ -66,7 +66,7 @@ def held_out_texts(config: VolumesConfig, inputs: CompareInputs) -> dict[str, li
     pages = {"math": sorted(held_out_pages(inputs.corpus, frac))}
     for file in artifact.parquet_files(inputs.sources):
         pages.setdefault(file.stem.rpartition("-")[0], []).extend(_held_out_of(file, frac))
-    parts = {kind: [part for page in rows for part in pieces(*page, config.max_chars)] for kind, rows in pages.items()}
+    parts = {kind: [part for url, text in rows for part in pieces(url, text, config.max_chars)] for kind, rows in pages.items()}
     return {PROBLEMS: sorted(problems(inputs.benchmarks, config.benchmarks)), **parts}
 
 

@@ -22,7 +22,7 @@ import torch
 from mathpipe.pipeline import log
 from mathpipe.pretrain.optim import rank, total, world_size
 
-GPU_PEAK_TFLOPS = {"H100 PCIe": 756.0, "H100": 989.0, "H200": 989.0, "A100": 312.0, "B200": 2250.0, "L40S": 362.0}
+GPU_PEAK_TFLOPS = {"H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.0, "H200": 989.0, "A100": 312.0, "B200": 2250.0, "L40S": 362.0}
 """Dense bf16 without sparsity, as NVIDIA's data sheets state it; the first name that the device's contains."""
 NUM_LOSSES = 50
 MIN_LOSSES = 10
@@ -112,7 +112,7 @@ class Watch:
         self.num_skipped, self.in_a_row = self.num_skipped + 1, self.in_a_row + 1
         found = f"step {step}: {why}; its batch is in {file}"
         if self.on_bad_loss == "stop":
-            raise ValueError(f'{found}; lower the learning rate, lengthen the warm-up, or set on_bad_loss = "skip"')
+            raise ValueError(f'{found}; lower the learning rate, lengthen the warm-up, or set on_bad_loss = "skip" (each makes a new run)')
         if self.in_a_row == MAX_SKIPS:
             raise ValueError(f"{found}; it is the {MAX_SKIPS}th step in a row without an update: lower the learning rate")
         if rank() == 0:
