@@ -273,6 +273,17 @@ def command(tmp_path: Path, inputs: AnnotateInputs, out: Path, *words: str) -> l
     return [sys.executable, *stage_words, *given, "--out", str(out), *words]
 
 
+def interrupted(process: subprocess.Popen[bytes]) -> int:
+    """Exit code after Ctrl-C, pressed again where Python drops it (in a destructor it is only printed)."""
+    for _ in range(10):
+        process.send_signal(signal.SIGINT)
+        try:
+            return process.wait(5)
+        except subprocess.TimeoutExpired:
+            continue
+    raise AssertionError("Ctrl-C does not end it")
+
+
 def test_kill_9_while_people_decide_loses_nothing_and_the_same_command_continues(tmp_path: Path) -> None:
     inputs, out = make_inputs(tmp_path / "in"), out_of(tmp_path / "toy")
     nobody = subprocess.run(command(tmp_path, inputs, out), capture_output=True, text=True)
@@ -287,8 +298,7 @@ def test_kill_9_while_people_decide_loses_nothing_and_the_same_command_continues
     store.decide(asked["b.org/"], "ann", "not_math")
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
     wait_for(lambda: json.loads((out / "progress.json").read_text())["done"] == 2)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 130, "Ctrl-C continues later"
+    assert interrupted(process) == 130, "Ctrl-C continues later"
     store.decide(asked["c.org/"], "bob", "math")
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
     wait_for(lambda: "all decided, goes on" in progress_of(out)["message"])
