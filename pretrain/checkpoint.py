@@ -1,6 +1,7 @@
 """Resumable checkpoints of a training stage: DeepSpeed's state, the number of steps, every RNG, and what the loop remembers.
 
     out/checkpoints/step-000050/                weights and optimizer state (DeepSpeed), rng-0.pt … one a process
+    out/checkpoints/step-000050/model/          the weights as transformers and vLLM open them (pre-training and SFT)
     out/checkpoints/step-000050/complete.json   written last: step, processes, size of every file, the loop's state
     out/checkpoints/universal/                  while a ZeRO checkpoint of another number of processes is being read
 
@@ -17,7 +18,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,12 @@ def set_rng_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def save(engine: Any, out: Path, step: int, keep: int = 1, state: Any = None) -> None:
+def save(engine: Any, out: Path, step: int, keep: int = 1, state: Any = None, write_model: Callable[[Path], None] | None = None) -> None:
     """Write a checkpoint after `step` optimizer steps; every process calls it. Once it is whole, all but `keep` go.
 
     Args:
         state: what the loop has to remember, JSON-serialisable.
+        write_model: writes the model that transformers and vLLM open into the checkpoint's folder; every process calls it.
 
     Raises:
         OSError: the disk is full; the checkpoints before stay.
@@ -68,6 +70,8 @@ def save(engine: Any, out: Path, step: int, keep: int = 1, state: Any = None) ->
     with _full_disk_is_oserror(folder):
         engine.save_checkpoint(str(folder), tag=path.name, save_latest=False)
         torch.save(rng_state(), path / f"rng-{rank()}.pt")
+        if write_model is not None:
+            write_model(path)
     barrier()
     if rank() == 0:
         files = sorted(file for file in path.rglob("*") if file.is_file())

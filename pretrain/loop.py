@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mathpipe.pipeline import artifact, log
-from mathpipe.pretrain import checkpoint, optim
+from mathpipe.pretrain import checkpoint, model, optim
 from mathpipe.pretrain.model import TokenLoss
 from mathpipe.pretrain.watch import Watch, flops_per_token, peak_flops, peak_memory_gb
 
@@ -78,11 +78,19 @@ def make_engine(network: Any, config: Any, lr: float, micro_steps: int) -> Any:
     return optim.engine(loss_of, optimizer, micro_steps, config.max_grad_norm, config.zero_stage, config.bf16)
 
 
-def train(engine: Any, network: Any, job: Job, config: Any, out: Path) -> dict[str, Any]:
-    """Train to the last step, from the last checkpoint where there is one; facts for the manifest.
+def write_model(engine: Any, network: Any, tokenizer: Any, out: Path) -> None:
+    """`out/model` in the transformers layout, whole at every ZeRO stage; every process calls it."""
+    weights = optim.full_weights(engine, network)
+    if optim.rank() == 0:
+        model.save(network, tokenizer, out, weights)
+
+
+def train(engine: Any, network: Any, tokenizer: Any, job: Job, config: Any, out: Path) -> dict[str, Any]:
+    """Train to the last step, from the last checkpoint where there is one, and write `out/model`; facts for the manifest.
 
     Args:
         engine: around a `TokenLoss` of `network`.
+        tokenizer: goes with the model, here and in every checkpoint.
         config: schedule, warmup_steps, checkpoint_every, keep_checkpoints, on_bad_loss, spike_factor, bf16, runtime.
     """
     device, is_main = engine.device, optim.rank() == 0
@@ -129,7 +137,9 @@ def train(engine: Any, network: Any, job: Job, config: Any, out: Path) -> dict[s
         if done == job.num_steps or (job.eval_every and done % job.eval_every == 0):
             evaluate(done)
         if done % config.checkpoint_every == 0 and done < job.num_steps:
-            checkpoint.save(engine, out, done, config.keep_checkpoints, watch.state())
+            state = watch.state()
+            checkpoint.save(engine, out, done, config.keep_checkpoints, state, lambda path: write_model(engine, network, tokenizer, path))
+    write_model(engine, network, tokenizer, out)
     return {"num_steps": job.num_steps, "num_processes": optim.world_size(), "num_skipped_steps": watch.num_skipped}
 
 

@@ -124,10 +124,7 @@ def run(config: PretrainConfig, inputs: PretrainInputs, out: Path) -> dict[str, 
         evaluate=lambda: held_out_figures(engine, mixture, config, rows), eval_every=config.eval_every,
         describe=lambda step: {"tokens": step * config.batch_tokens} | {f"epochs/{s}": n for s, n in mixture.epochs(step).items() if n},
     )  # fmt: skip
-    facts = loop.train(engine, network, job, config, out)
-    weights = optim.full_weights(engine, network)
-    if optim.rank() == 0:
-        model.save(network, vocabulary, out, weights)
+    facts = loop.train(engine, network, vocabulary, job, config, out)
     measured = [row for row in artifact.read_metrics(out) if "held_out_loss" in row] if optim.rank() == 0 else []
     return {
         "num_parameters": num_parameters, **facts, "num_tokens": config.num_steps * config.batch_tokens,

@@ -95,10 +95,8 @@ def run(config: SftConfig, inputs: SftInputs, out: Path) -> dict[str, Any]:
         phase="sft", num_steps=config.num_steps or len(rows) // config.batch_sequences, peak_lr=config.lr, context=config.context,
         batch=lambda step: step_batch(config, encoded, rows, step, size, vocabulary.pad_token_id),
     )  # fmt: skip
-    facts = loop.train(engine, network, job, config, out)
-    weights = optim.full_weights(engine, network)
+    facts = loop.train(engine, network, vocabulary, job, config, out)
     if is_main:
-        model.save(network, vocabulary, out, weights)
         shutil.rmtree(out / ENCODED)
     metrics: Sequence[dict[str, Any]] = artifact.read_metrics(out) if is_main else []
     return {

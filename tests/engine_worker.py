@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,9 @@ def batch_of(step: int, size: int, noise: bool) -> loop.Batch:
     return loop.Batch(parts, sources, np.bincount(source_B, minlength=2) * (WIDTH - 1.0), ids_BT.numel())
 
 
+NO_TOKENIZER = types.SimpleNamespace(save_pretrained=lambda path: None)
+
+
 def train(run: dict[str, Any]) -> None:
     """One run to its end."""
     out = Path(run.pop("out"))
@@ -83,7 +87,7 @@ def train(run: dict[str, Any]) -> None:
     engine.module.register_forward_hook(lambda module, inputs, loss_B: loss_B * module.factor)
     job = loop.Job("toy", events.steps, config.peak_lr, WIDTH, batch, ("ones", "threes"))
     try:
-        facts = loop.train(engine, network, job, config, out)
+        facts = loop.train(engine, network, NO_TOKENIZER, job, config, out)
     except ValueError as error:
         (out / "error.txt").write_text(str(error))
         return

@@ -84,6 +84,9 @@ def run_killed(folder, stage, inputs, out):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not artifact.is_complete(out)
+    if stage != "grpo":  # a checkpoint can be opened as a model while training goes on
+        at_checkpoint = load(min(out.glob("checkpoints/step-*/complete.json")).parent / "model")
+        assert at_checkpoint.config.eos_token_id is not None
     run(folder, stage, inputs, out)
 
 
