@@ -2,47 +2,117 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar
 
-from mathpipe.pipeline.config import Runtime
+from mathpipe.pipeline.config import Runtime, nearest
+
+
+METHODS = ("grpo", "ppo", "rft", "online_rft", "dpo")
+LOSSES = ("grpo", "token", "dr_grpo", "gspo")
+KLS = ("k3", "k2", "ratio_k3", "k1_reward")
+ADVANTAGES = ("group", "mean", "leave_one_out")
+SAMPLERS = ("vllm", "vllm-engine", "transformers")
+REWARDS = ("answer", "format", "length", "steps", "reward_model")
+STEP_REWARDS = ("steps", "reward_model")
 
 
 @dataclass(frozen=True)
 class GrpoConfig:
-    """Group relative policy optimisation with outcome supervision (section 4)."""
+    """Reinforcement of the SFT model: the paper's GRPO unless something else is asked for by name (section 4)."""
 
     SECTION: ClassVar[str] = "grpo"
-    VERSION: ClassVar[int] = 1
-    group_size: int = 64
-    """Samples per question (paper: 64)."""
+    VERSION: ClassVar[int] = 2
+
+    method: str = "grpo"
+    """Data source and gradient coefficient (section 5.2.1, methods.py): `grpo`, `ppo`, `rft`, `online_rft` or `dpo`."""
+    supervision: str = "outcome"
+    """`outcome`: one reward for an output; `process`: one for each of its steps (section 4.1.3)."""
+    num_steps: int = 60
+    """Explorations over all iterations."""
+    iterations: int = 1
+    """Of algorithm 1: each starts with the policy as its reference, and goes on training the reward model where there is one."""
     questions_per_step: int = 8
     """Questions of one exploration, over all processes (paper: batch 1024 / 64 = 16)."""
-    num_steps: int = 60
-    """Explorations; each is followed by a single update (section 4.2)."""
+    group_size: int = 64
+    """Samples per question (paper: 64)."""
+    updates_per_exploration: int = 1
+    """Optimizer steps on the samples of one exploration, each on all of them (μ of algorithm 1; section 4.2: a single one)."""
+
+    temperatures: tuple[float, ...] = (1.0,)
+    """Sampling temperatures, spread evenly over a group's samples; log-probabilities are scaled by each sample's own."""
+    top_p: float = 1.0
+    """Nucleus of the sampler; log-probabilities of the update are those of the untruncated distribution."""
+    prompt_variants: tuple[str, ...] = ("",)
+    """Sentences put before the question, spread evenly over a group's samples; an empty one changes nothing."""
+    duplicate_jaccard: float = 0.0
+    """Samples of a group this similar to an earlier one (MinHash of word 3-grams) are drawn again; 0 keeps all."""
+    resample_rounds: int = 2
+    """How often near-duplicates are drawn again, at most."""
+    refill_rounds: int = 0
+    """How often groups with equal rewards are replaced by other questions, at most (dynamic sampling); 0 keeps them."""
+    max_new_tokens: int = 48
+    """Longest completion (paper: 1024); a longer one is cut and marked truncated."""
+    max_prompt_tokens: int = 128
+    """Questions with a longer prompt are left out and counted, never cut."""
+    sampler: str = "vllm"
+    """`vllm` (in the training process, live weights), `vllm-engine` (a process of its own, weights sent to it) or `transformers`."""
+
+    rewards: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({"answer": 1.0}))
+    """Reward → weight of an output's reward: `answer` (verified), `format`, `length`, `steps` (share of exact steps),
+    `reward_model`, or `PATH.py:FUNCTION`."""
+    step_rewards: str = "steps"
+    """Rewards of process supervision: `steps` (exact check of generated arithmetic) or `reward_model`."""
+
+    advantage: str = "group"
+    """`group`: (r - mean) / std; `mean`: r - mean; `leave_one_out`: r - mean of the others."""
+    std_ddof: int = 1
+    """Degrees of freedom taken off in the group's standard deviation (not stated; most trainers use 1)."""
+    std_eps: float = 0.0
+    """Added to the standard deviation."""
+    loss: str = "grpo"
+    """Mean over an output's tokens, then over outputs (`grpo`, eq. 3), over all tokens (`token`), over outputs with the constant
+    max_new_tokens (`dr_grpo`), or clipped by whole outputs (`gspo`)."""
+    clip: float = 0.2
+    """ε of the clipped ratio (not stated in the paper)."""
+    clip_high: float = 0.0
+    """ε above 1 where it differs (clip-higher); 0 takes `clip`."""
+    importance_cap: float = 0.0
+    """Weight each token by trainer's over sampler's probability, at most this; 0 leaves it out."""
+    kl: str = "k3"
+    """Estimator (eq. 4: `k3`; `k2`, `ratio_k3`) in the loss, or `k1_reward`: in the reward of each token (eq. 2)."""
+    kl_coef: float = 0.04
+    """β, weight of the KL to the reference (paper: 0.04)."""
+    dpo_beta: float = 0.1
+    """β of DPO."""
+
+    gamma: float = 1.0
+    """Discount of PPO's advantages."""
+    gae_lambda: float = 0.95
+    """λ of generalised advantage estimation."""
+    value_lr: float = 1e-3
+    """Learning rate of PPO's value model."""
+    value_clip: float = 0.2
+    """Range in which a value may move per exploration."""
+    value_warmup_steps: int = 5
+    """First explorations that train the value model alone."""
+
+    reward_lr: float = 2e-5
+    """Of the reward model that goes on training between iterations (paper: 2e-5)."""
+    reward_steps: int = 20
+    """Its optimizer steps per iteration."""
+    replay_frac: float = 0.1
+    """Share of its examples that come from earlier iterations (paper: 10 %)."""
+
     lr: float = 3e-4
     """Policy learning rate (paper: 1e-6)."""
     schedule: str = "constant"
     """`constant`, `paper` or `note` (pretrain/optim.py)."""
     warmup_steps: int = 3
     """Steps of linear warm-up."""
-    kl_coef: float = 0.04
-    """β, weight of the KL to the frozen SFT model in the loss (paper: 0.04)."""
-    clip: float = 0.2
-    """ε of the clipped ratio (not stated in the paper)."""
-    std_ddof: int = 1
-    """Degrees of freedom taken off in the group's standard deviation (not stated; most trainers use 1)."""
-    temperature: float = 1.0
-    """Sampling temperature; log-probabilities are scaled by it too."""
-    max_new_tokens: int = 48
-    """Longest completion (paper: 1024); a longer one is cut and marked truncated."""
-    max_prompt_tokens: int = 128
-    """Questions with a longer prompt are left out and counted, never cut."""
-    micro_batch_questions: int = 2
-    """Groups of one forward pass of one process."""
-    sampler: str = "vllm"
-    """`vllm` (in the training process, live weights) or `transformers`."""
     beta1: float = 0.9
     """AdamW β₁."""
     beta2: float = 0.95
@@ -51,10 +121,17 @@ class GrpoConfig:
     """On matrices, not on norms."""
     max_grad_norm: float = 1.0
     """Gradient clipping."""
+    micro_batch_tokens: int = 16_384
+    """Tokens of prompts and responses of one forward pass of one process, packed without padding."""
     bf16: bool = False
     """bf16 compute with fp32 master weights."""
     zero_stage: int = 0
-    """DeepSpeed ZeRO stage, 0 to 2."""
+    """DeepSpeed ZeRO stage, 0 to 3, of policy, value and reward model."""
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass."""
+    offload_reference: bool = False
+    """Keep the reference model in main memory between its passes."""
+
     num_held_out: int = 500
     """Held-out problems; none shares template and numbers with a training problem."""
     held_out_samples: int = 16
@@ -69,20 +146,49 @@ class GrpoConfig:
     """Hardware."""
 
     def __post_init__(self) -> None:
-        if self.group_size < 1 or self.questions_per_step < 1 or self.num_steps < 1:
-            raise ValueError("group_size, questions_per_step and num_steps must be at least 1")
+        counts = ("num_steps", "iterations", "questions_per_step", "group_size", "updates_per_exploration", "max_new_tokens")
+        for name in (*counts, "max_prompt_tokens", "micro_batch_tokens", "num_held_out", "held_out_samples", "eval_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+        choices = {
+            "method": METHODS, "supervision": ("outcome", "process"), "sampler": SAMPLERS, "step_rewards": STEP_REWARDS,
+            "advantage": ADVANTAGES, "loss": LOSSES, "kl": KLS, "schedule": ("paper", "note", "constant"),
+        }  # fmt: skip
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, found {getattr(self, name)!r}{nearest(getattr(self, name), known)}")
+        self._check_values()
+
+    def _check_values(self) -> None:
+        if self.iterations > self.num_steps:
+            raise ValueError(f"iterations {self.iterations} exceeds num_steps {self.num_steps}")
+        if not self.temperatures or min(self.temperatures) <= 0:
+            raise ValueError(f"temperatures must be positive numbers, found {list(self.temperatures)}")
+        if not self.prompt_variants or len(set(self.prompt_variants)) < len(self.prompt_variants):
+            raise ValueError(f'prompt_variants must be different sentences, [""] for none, found {list(self.prompt_variants)}')
         if self.std_ddof not in (0, 1):
             raise ValueError(f"std_ddof must be 0 or 1, found {self.std_ddof}")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be positive, found {self.temperature}")
-        if self.kl_coef < 0 or not 0 < self.clip < 1:
-            raise ValueError(f"kl_coef must be ≥ 0 and clip between 0 and 1, found {self.kl_coef} and {self.clip}")
-        if self.sampler not in ("vllm", "transformers"):
-            raise ValueError(f"sampler must be vllm or transformers, found {self.sampler!r}")
-        if self.schedule not in ("paper", "note", "constant"):
-            raise ValueError(f"schedule must be paper, note or constant, found {self.schedule!r}")
-        if self.zero_stage not in (0, 1, 2):
-            raise ValueError(f"zero_stage must be 0, 1 or 2, found {self.zero_stage}")
+        if not 0 < self.clip < 1 or self.clip_high < 0:
+            raise ValueError(f"clip must lie between 0 and 1 and clip_high be 0 or more, found {self.clip} and {self.clip_high}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie above 0 and be at most 1, found {self.top_p}")
+        for name in ("duplicate_jaccard", "replay_frac", "gamma", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1, found {getattr(self, name)}")
+        for name in ("kl_coef", "std_eps", "importance_cap", "refill_rounds", "resample_rounds", "value_warmup_steps", "value_clip"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, found {getattr(self, name)}")
+        for name in self.rewards:
+            if name not in REWARDS and ":" not in name:
+                raise ValueError(f"rewards: {name!r} is none of {', '.join(REWARDS)}, nor PATH.py:FUNCTION{nearest(name, REWARDS)}")
+        if not self.rewards:
+            raise ValueError("rewards is empty; name at least one, such as answer = 1.0")
+        if self.zero_stage not in (0, 1, 2, 3):
+            raise ValueError(f"zero_stage must be 0, 1, 2 or 3, found {self.zero_stage}")
+
+    def wants_reward_model(self) -> bool:
+        """Whether a trained reward model takes part."""
+        return "reward_model" in self.rewards or (self.supervision == "process" and self.step_rewards == "reward_model")
 
     def describe(self) -> str:
         """For `mathpipe plan`."""
