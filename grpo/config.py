@@ -11,6 +11,8 @@ from typing import ClassVar
 from mathpipe.pipeline.config import Runtime, nearest
 
 
+GENERATED = "generated"
+"""The family of word problems among the sources of questions."""
 METHODS = ("grpo", "ppo", "rft", "online_rft", "dpo")
 LOSSES = ("grpo", "token", "dr_grpo", "gspo")
 KLS = ("k3", "k2", "ratio_k3", "k1_reward")
@@ -35,6 +37,8 @@ class GrpoConfig:
     """Explorations over all iterations."""
     iterations: int = 1
     """Of algorithm 1: each starts with the policy as its reference, and goes on training the reward model where there is one."""
+    questions: tuple[str, ...] = (GENERATED,)
+    """Sources of questions: `generated`, or sources of the stage examples such as gsm8k and math (paper: both)."""
     questions_per_step: int = 8
     """Questions of one exploration, over all processes (paper: batch 1024 / 64 = 16)."""
     group_size: int = 64
@@ -160,6 +164,8 @@ class GrpoConfig:
         self._check_values()
 
     def _check_values(self) -> None:
+        if not self.questions or (GENERATED in self.questions and len(self.questions) > 1):
+            raise ValueError(f'questions must be ["generated"] or sources of the stage examples, found {list(self.questions)}')
         if self.iterations > self.num_steps:
             raise ValueError(f"iterations {self.iterations} exceeds num_steps {self.num_steps}")
         if not self.temperatures or min(self.temperatures) <= 0:
@@ -190,6 +196,11 @@ class GrpoConfig:
         """Whether a trained reward model takes part."""
         return "reward_model" in self.rewards or (self.supervision == "process" and self.step_rewards == "reward_model")
 
+    def conditional_inputs(self) -> tuple[str, ...]:
+        """Inputs that these settings need beside the SFT model."""
+        examples = () if self.questions == (GENERATED,) else ("examples", "clean")
+        return (*examples, "reward_model") if self.wants_reward_model() else examples
+
     def describe(self) -> str:
         """For `mathpipe plan`."""
         samples = self.questions_per_step * self.group_size
@@ -204,3 +215,9 @@ class GrpoConfig:
 @dataclass(frozen=True)
 class GrpoInputs:
     sft: Path
+    examples: Path | None = None
+    """Where `questions` names sources of them."""
+    clean: Path | None = None
+    """The same after decontamination."""
+    reward_model: Path | None = None
+    """Where `rewards` or `step_rewards` name it."""
