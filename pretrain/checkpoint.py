@@ -1,6 +1,7 @@
 """Resumable checkpoints of a training stage: DeepSpeed's state, the number of steps, every RNG, and what the loop remembers.
 
     out/checkpoints/step-000050/                weights and optimizer state (DeepSpeed), rng-0.pt … one a process
+    out/checkpoints/step-000050/NAME/           the same of another model that is trained beside it (GRPO: value, reward)
     out/checkpoints/step-000050/model/          the weights as transformers and vLLM open them (pre-training and SFT)
     out/checkpoints/step-000050/complete.json   written last: step, processes, size of every file, the loop's state
     out/checkpoints/universal/                  while a ZeRO checkpoint of another number of processes is being read
@@ -18,8 +19,9 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -50,12 +52,16 @@ def set_rng_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def save(engine: Any, out: Path, step: int, keep: int = 1, state: Any = None, write_model: Callable[[Path], None] | None = None) -> None:
+def save(
+    engine: Any, out: Path, step: int, keep: int = 1, state: Any = None, write_model: Callable[[Path], None] | None = None,
+    further: Mapping[str, Any] = MappingProxyType({}),
+) -> None:  # fmt: skip
     """Write a checkpoint after `step` optimizer steps; every process calls it. Once it is whole, all but `keep` go.
 
     Args:
         state: what the loop has to remember, JSON-serialisable.
         write_model: writes the model that transformers and vLLM open into the checkpoint's folder; every process calls it.
+        further: engines of other models that are trained beside it, by name.
 
     Raises:
         OSError: the disk is full; the checkpoints before stay.
@@ -65,10 +71,12 @@ def save(engine: Any, out: Path, step: int, keep: int = 1, state: Any = None, wr
     if rank() == 0:
         shutil.rmtree(path, ignore_errors=True)  # half of one from a process that was killed, perhaps with other numbers of processes
         folder.mkdir(parents=True, exist_ok=True)
-        _require_space(folder, engine)
+        _require_space(folder, [engine, *further.values()])
     barrier()
     with _full_disk_is_oserror(folder):
         engine.save_checkpoint(str(folder), tag=path.name, save_latest=False)
+        for name, other in further.items():
+            other.save_checkpoint(str(path), tag=name, save_latest=False)
         torch.save(rng_state(), path / f"rng-{rank()}.pt")
         if write_model is not None:
             write_model(path)
@@ -85,18 +93,27 @@ def save(engine: Any, out: Path, step: int, keep: int = 1, state: Any = None, wr
     barrier()
 
 
-def load(engine: Any, out: Path) -> tuple[int, Any]:
-    """(steps done, the loop's state) of the newest whole checkpoint, which is restored into `engine`; (0, None) when there is none.
+def load(engine: Any, out: Path, further: Mapping[str, Any] = MappingProxyType({})) -> tuple[int, Any]:
+    """(steps done, the loop's state) of the newest whole checkpoint, which is restored into the engines; (0, None) when there is none.
 
     Written by another number of processes, a ZeRO checkpoint goes through DeepSpeed's universal form; random number generators
     are then those of a fresh start, on which the order of the data does not depend.
+
+    Raises:
+        ContractError: several engines whose ZeRO checkpoints another number of processes wrote.
     """
     folder = out / FOLDER
     found = next((made for path in sorted(folder.glob("step-*"), reverse=True) if (made := _read(path)) is not None), None)
     if found is None:
         return 0, None
     path, made = folder / f"step-{found['step']:06d}", found
-    if made["processes"] == world_size():
+    same_processes = made["processes"] == world_size()
+    if further and not same_processes and engine.zero_optimization():
+        found_wanted = f"{made['processes']} processes wrote it, {world_size()} read it"
+        raise artifact.ContractError(f"{path}: with several models under ZeRO their number must stay ({found_wanted})")
+    for name, other in further.items():
+        other.load_checkpoint(str(path), tag=name)
+    if same_processes:
         engine.load_checkpoint(str(folder), tag=path.name)
         set_rng_state(torch.load(path / f"rng-{rank()}.pt", weights_only=False))
     elif not engine.zero_optimization():
@@ -126,9 +143,9 @@ def _remove(path: Path) -> None:
     shutil.rmtree(path)
 
 
-def _require_space(folder: Path, engine: Any) -> None:
+def _require_space(folder: Path, engines: Sequence[Any]) -> None:
     """Raise OSError (ENOSPC) unless a checkpoint fits."""
-    parameters = sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters())
+    parameters = sum(getattr(p, "ds_numel", p.numel()) for engine in engines for p in engine.module.parameters())
     if shutil.disk_usage(folder).free < parameters * BYTES_PER_PARAMETER:
         raise OSError(errno.ENOSPC, f"a checkpoint takes up to {parameters * BYTES_PER_PARAMETER / 1e9:.1f} GB", str(folder))
 

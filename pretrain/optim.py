@@ -167,6 +167,13 @@ def total(value: float | torch.Tensor) -> float:
     return float(total_array(np.array([float(value)]))[0])
 
 
+def highest(value: float) -> float:
+    """Largest of a number over all processes."""
+    values = np.zeros(world_size())
+    values[rank()] = value
+    return float(total_array(values).max())
+
+
 def step(engine: Any, apply: bool = True) -> float | None:
     """One micro-step; at the last of a step the optimizer moves. Returns the gradient norm before clipping, None before the last.
 
@@ -188,6 +195,19 @@ def step(engine: Any, apply: bool = True) -> float | None:
     engine.step()
     inner.skip = False
     return norm if norm is not None else float(engine.get_global_grad_norm())
+
+
+def named_weights(engine: Any, network: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """(name, weight) of a part of what the engine wraps, whole on every process: its own tensors, or copies where ZeRO 3 spreads them."""
+    if not engine.zero_optimization_partition_weights():
+        return [(name, parameter.detach()) for name, parameter in network.named_parameters()]
+    from deepspeed.runtime.zero import GatheredParameters
+
+    weights = []
+    for name, parameter in network.named_parameters():
+        with GatheredParameters([parameter]):
+            weights.append((name, parameter.detach().clone()))
+    return weights
 
 
 def full_weights(engine: Any, network: nn.Module) -> dict[str, torch.Tensor]:
