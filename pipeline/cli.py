@@ -167,7 +167,8 @@ def _run(arguments: argparse.Namespace) -> None:
 def _rerun(arguments: argparse.Namespace) -> None:
     name = stages.find(arguments.stage).name
     force(_make_plan(arguments), name)
-    _bring_about(_make_plan(arguments), stages.downstream(name), arguments.verbose)
+    plan = _make_plan(arguments)
+    _bring_about(plan, stages.downstream(name, plan.stages), arguments.verbose)
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -240,7 +241,7 @@ def _plan(arguments: argparse.Namespace) -> None:
     plan = _make_plan(arguments)
     pending = {step.name for step in plan.pending(targets)}
     table = Table("stage", "would run", "why", "size")
-    asked = {name for target in targets for name in stages.upstream(target)}
+    asked = {name for target in targets for name in stages.upstream(target, plan.stages)}
     shown = [step for step in plan.steps.values() if step.name in asked or not step.stage.optional]
     for step in shown:
         note = escape(step.config.describe()) if hasattr(step.config, "describe") else ""

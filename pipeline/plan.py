@@ -61,6 +61,11 @@ class Plan:
     runtime: Runtime
     steps: dict[str, Step]
 
+    @property
+    def stages(self) -> dict[str, Stage]:
+        """The stages with the inputs that these settings give them."""
+        return {name: step.stage for name, step in self.steps.items()}
+
     def pending(self, targets: Iterable[str]) -> list[Step]:
         """Steps that have to run to bring `targets` about, in running order; nothing above a finished artifact."""
         found: set[str] = set()
@@ -111,6 +116,9 @@ def make_plan(runs: Path, profile: str | None = None, file: Path | None = None, 
         section = stage.config_class().SECTION
         _refuse_settled(configs[section], stage, file)
         config = dataclasses.replace(configs[section], **stage.settings)
+        if stage.conditional:
+            wanted = {key: stage.conditional[key] for key in config.conditional_inputs()}
+            stage = dataclasses.replace(stage, inputs={**stage.inputs, **wanted})
         table = to_table(config)
         further = {key: source for key, source in stage.when_done.items() if steps[source].state == "done"}
         sources = {key: steps[source] for key, source in {**stage.inputs, **further}.items()}

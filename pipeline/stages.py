@@ -41,6 +41,8 @@ class Stage:
     """Whether it is launched with `runtime.num_processes` data-parallel processes."""
     when_done: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Further inputs, taken where their stage's artifact is there when the plan is made; they make nothing run."""
+    conditional: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Further inputs, read where the settings want them (`conditional_inputs` of the config); their stages then run like any other."""
     optional: bool = False
     """Whether it runs only when it, or what it leads to, is asked for by name."""
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
@@ -154,7 +156,8 @@ STAGES: dict[str, Stage] = {
         Stage("sft", "mathpipe.sft.train", "mathpipe.sft.config:SftConfig", "the model on the examples, packed",
               {"pretrain": "pretrain", "examples": "examples", "clean": "examples.clean"}, distributed=True),
         Stage("grpo", "mathpipe.grpo.train", "mathpipe.grpo.config:GrpoConfig",
-              "group relative policy optimisation", {"sft": "sft"}, distributed=True),
+              "group relative policy optimisation", {"sft": "sft"}, distributed=True,
+              conditional={"examples": "examples", "clean": "examples.clean", "reward_model": "reward_model"}),
         Stage("evaluate", f"{_eval}.evaluate", f"{_eval}.config:EvaluateConfig", "MMLU, BBH and held-out problems for base, SFT and GRPO",
               {"benchmarks": "benchmarks", "pretrain": "pretrain", "sft": "sft", "grpo": "grpo"}),
         Stage("report", f"{_eval}.report", f"{_eval}.config:ReportConfig", "one HTML file",
@@ -206,24 +209,28 @@ def default() -> list[str]:
     return [name for name, stage in STAGES.items() if not stage.optional]
 
 
-def upstream(name: str) -> list[str]:
-    """Stages `name` depends on, in running order, itself last."""
+def upstream(name: str, table: Mapping[str, Stage] = STAGES) -> list[str]:
+    """Stages `name` depends on, in running order, itself last.
+
+    Args:
+        table: the stages of a plan, which know their conditional inputs.
+    """
     seen: set[str] = set()
 
     def visit(stage: str) -> None:
         if stage not in seen:
             seen.add(stage)
-            for source in STAGES[stage].inputs.values():
+            for source in table[stage].inputs.values():
                 visit(source)
 
     visit(name)
-    return [stage for stage in STAGES if stage in seen]
+    return [stage for stage in table if stage in seen]
 
 
-def downstream(name: str) -> list[str]:
+def downstream(name: str, table: Mapping[str, Stage] = STAGES) -> list[str]:
     """`name` and every stage that depends on it, in running order; optional ones only where `name` is optional itself."""
     found = {name}
-    for stage in STAGES.values():
-        if found & set(stage.inputs.values()) and (STAGES[name].optional or not stage.optional):
+    for stage in table.values():
+        if found & set(stage.inputs.values()) and (table[name].optional or not stage.optional):
             found.add(stage.name)
-    return [stage for stage in STAGES if stage in found]
+    return [stage for stage in table if stage in found]
