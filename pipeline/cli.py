@@ -138,6 +138,11 @@ def _parser() -> argparse.ArgumentParser:
     ablate = add("ablate", _ablate, "repeat a pre-training comparison of the paper at this profile's size, three seeds an arm")
     ablate.add_argument("comparison", choices=stages.COMPARISONS, help="what is compared: %(choices)s (section 5.1)")
     ablate.add_argument("--verbose", action="store_true", help="show what the stages print")
+    show = add("show", _show, "print what the policy wrote at a step of grpo, best and worst of each group")
+    show.add_argument("what", choices=["completions"])
+    show.add_argument("--step", type=int, default=-1, help="from 1; negative ones count from the last (default: %(default)s)")
+    show.add_argument("--stage", default="grpo", metavar="STAGE", help="for example rl.grpo_ps.0 (default: %(default)s)")
+    show.add_argument("--limit", type=int, default=8, help="at most this many questions (default: %(default)s)")
     gc = add("gc", _gc, "list artifacts that the current plan does not refer to")
     gc.add_argument("--yes", action="store_true", help="remove them")
     add("ui", _ui, "start the Luigi page and TensorBoard on this machine and list the links; Ctrl-C ends them")
@@ -272,6 +277,11 @@ def _status(arguments: argparse.Namespace) -> None:
         seconds = clock(step.seconds) if step.seconds is not None else ""
         table.add_row(step.name, f"[{STATE_STYLES[step.state]}]{step.state}[/]", seconds, str(step.out), escape(step.reason))
     _console().print(table)
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    out = _make_plan(arguments).steps[stages.find(arguments.stage).name].out
+    importlib.import_module("mathpipe.grpo.show").main(out, arguments.step, arguments.limit, _console())
 
 
 def _gc(arguments: argparse.Namespace) -> None:
