@@ -1,9 +1,11 @@
 """Causal attention within documents that lie one after another, without a mask: `documents`, an attention function for transformers.
 
 A batch of packed sequences is flattened to one row of tokens (padding left out) and `cu_seq_lens_q` says where documents begin,
-as transformers' flash attention has it. On a GPU: flash attention for varying lengths (`torch.nn.attention.varlen`), for bf16.
-On a CPU in fp32: matrix products and the C kernels of `fast_cpu`, which know that half of the scores are masked. Otherwise
-scaled_dot_product_attention, document by document. Padded batches and caches go to transformers' sdpa with its mask.
+as transformers' flash attention has it. Where `branches` are given (branches.py) they are prompts, each followed by its responses,
+which see the prompt and themselves; with a `memory` (memory.py) the row holds the prompts, then one more token of each response.
+On a GPU: flash attention for varying lengths (`torch.nn.attention.varlen`), for bf16. On a CPU in fp32: matrix products and the C
+kernels of `fast_cpu`, which know that half of the scores are masked. Otherwise scaled_dot_product_attention, document by document.
+Padded batches and caches go to transformers' sdpa with its mask.
 
 Shapes: N tokens of all documents, h heads, d size of a head.
 """
@@ -20,7 +22,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from mathpipe.pretrain import branches as branched
 from mathpipe.pretrain import fast_cpu
+from mathpipe.pretrain.memory import Memory
 
 NAME = "documents"
 BLOCK = 128
@@ -79,16 +83,23 @@ def blocks(lengths: list[int]) -> list[tuple[slice, slice, int]]:
 
 def attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, dropout: float = 0.0,
-    scaling: float | None = None, cu_seq_lens_q: Tensor | None = None, max_length_q: int = 0, **kwargs: Any,
+    scaling: float | None = None, cu_seq_lens_q: Tensor | None = None, max_length_q: int = 0,
+    branches: branched.Branches | None = None, memory: Memory | None = None, **kwargs: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """Attention of a transformers layer; query, key and value `[B, h, T, d]`, result `[B, T, h, d]`."""
     batch, heads, length, size = query.shape
+    scale = size**-0.5 if scaling is None else scaling
+    if branches is not None or memory is not None:
+        if dropout:
+            raise ValueError("dropout in attention does not go with packed responses; set it to 0 in the model's config.json")
+        if memory is not None:
+            return memory.attend(module.layer_idx, query, key, value, scale), None
+        return branched.attend(query, key, value, branches, scale), None
     plain = attention_mask is None and cu_seq_lens_q is None and key.shape[2] == length > 1
     if not plain and cu_seq_lens_q is None or dropout:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     if query.device.type == "cuda" and plain:
         return sdpa_attention_forward(module, query, key, value, None, scaling=scaling, **kwargs)
-    scale = size**-0.5 if scaling is None else scaling
     if query.device.type == "cuda" and query.dtype in (torch.bfloat16, torch.float16):
         from torch.nn.attention.varlen import varlen_attn
 

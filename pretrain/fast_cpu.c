@@ -76,12 +76,22 @@ void rotate(const float *x, float *out, const float *cosine, const float *sine, 
     }
 }
 
-/* nll = -log softmax(logits)[target]; where scale is not null the logits become scale * (softmax - one_hot(target)) */
-void cross_entropy(float *logits, const long *target, const float *scale, float *nll, long rows, long n) {
+/* nll = -log softmax(logits)[target]; where scale is not null the logits become scale * (softmax - one_hot(target)); where entropy
+   is not null it takes log Σ exp z - Σ p z */
+void cross_entropy(float *logits, const long *target, const float *scale, float *nll, float *entropy, long rows, long n) {
 #pragma omp parallel for
     for (long r = 0; r < rows; r++) {
-        float *z = logits + r * n, top = z[0], sum = 0, correct = z[target[r]];
+        float *z = logits + r * n, top = z[0], sum = 0, mean = 0, correct = z[target[r]];
         for (long i = 1; i < n; i++) top = z[i] > top ? z[i] : top;
+        if (entropy) {
+            for (long i = 0; i < n; i++) {
+                float e = expf(z[i] - top);
+                sum += e;
+                mean += e * (z[i] - top);
+            }
+            entropy[r] = logf(sum) - mean / sum;
+            sum = 0;
+        }
         if (!scale) {
             for (long i = 0; i < n; i++) sum += expf(z[i] - top);
         } else {
@@ -116,5 +126,42 @@ void causal_softmax_backward(float *gradient, const float *weights, long rows, l
         const float *p = weights + r * keys;
         for (long i = 0; i < keys; i++) dot += g[i] * p[i];
         for (long i = 0; i < keys; i++) g[i] = p[i] * (g[i] - dot) * scale;
+    }
+}
+
+/* Attention of one new token of each of n responses: its key and value are stored at `place` of its row, then it sees its prompt
+   and its own tokens. Keys stand as [head, size, token], values as [head, token, size]; of prompts for all prompts together. */
+void decode(const float *q, const float *k, const float *v, const float *prompt_k, const float *prompt_v, float *own_k, float *own_v,
+            float *out, const long *row, const long *start, const long *length, long n, long heads, long kv_heads, long size,
+            long prompt_tokens, long capacity, long place, float scale) {
+#pragma omp parallel for
+    for (long r = 0; r < n; r++) {
+        long shared = length[r], keys = shared + place + 1, repeats = heads / kv_heads;
+        float s[keys];
+        for (long h = 0; h < kv_heads; h++) {
+            float *kh = own_k + (row[r] * kv_heads + h) * size * capacity, *vh = own_v + (row[r] * kv_heads + h) * size * capacity;
+            const float *pk = prompt_k + h * size * prompt_tokens + start[r], *pv = prompt_v + (h * prompt_tokens + start[r]) * size;
+            for (long c = 0; c < size; c++) kh[c * capacity + place] = k[(r * kv_heads + h) * size + c];
+            memcpy(vh + place * size, v + (r * kv_heads + h) * size, size * sizeof(float));
+            for (long i = 0; i < repeats; i++) {
+                const float *qh = q + (r * heads + h * repeats + i) * size;
+                float *o = out + (r * heads + h * repeats + i) * size, top, sum = 0;
+                memset(s, 0, keys * sizeof(float));
+                for (long c = 0; c < size; c++) {
+                    float x = qh[c] * scale;
+                    for (long j = 0; j < shared; j++) s[j] += x * pk[c * prompt_tokens + j];
+                    for (long j = 0; j <= place; j++) s[shared + j] += x * kh[c * capacity + j];
+                }
+                top = s[0];
+                for (long j = 1; j < keys; j++) top = s[j] > top ? s[j] : top;
+                for (long j = 0; j < keys; j++) sum += s[j] = expf(s[j] - top);
+                memset(o, 0, size * sizeof(float));
+                for (long j = 0; j < shared; j++)
+                    for (long c = 0; c < size; c++) o[c] += s[j] * pv[j * size + c];
+                for (long j = 0; j <= place; j++)
+                    for (long c = 0; c < size; c++) o[c] += s[shared + j] * vh[j * size + c];
+                for (long c = 0; c < size; c++) o[c] /= sum;
+            }
+        }
     }
 }

@@ -26,15 +26,17 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_MH: Tensor, weight_VH: Tensor, rows_N: Tensor, targets_N: Tensor, temperature_N: Tensor | None, in_forward: bool
-    ) -> Tensor:
+        ctx: Any, hidden_MH: Tensor, weight_VH: Tensor, rows_N: Tensor, targets_N: Tensor, temperature_N: Tensor | None, in_forward: bool,
+        entropy_N: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Args:
         rows_N: the positions that count, each at most once.
         temperature_N: divides the logits of each position; None is 1.
         in_forward: compute gradients now, in the expectation that the backward pass weighs all positions alike.
+        entropy_N: takes the entropy of each position, in nats.
         """
         ones = torch.ones(len(rows_N), device=hidden_MH.device) if in_forward else None
-        nll_N, *ctx.gradients = chunked(hidden_MH, weight_VH, rows_N, targets_N, temperature_N, ones)
+        nll_N, *ctx.gradients = chunked(hidden_MH, weight_VH, rows_N, targets_N, temperature_N, ones, entropy_N)
         ctx.save_for_backward(hidden_MH, weight_VH, rows_N, targets_N, temperature_N)
         return nll_N
 
@@ -48,12 +50,13 @@ class LinearCrossEntropy(torch.autograd.Function):
         else:
             hidden_MH, weight_VH, rows_N, targets_N, temperature_N = ctx.saved_tensors
             _, hidden_gradient, weight_gradient = chunked(hidden_MH, weight_VH, rows_N, targets_N, temperature_N, grad_N)
-        return hidden_gradient, weight_gradient, None, None, None, None
+        return hidden_gradient, weight_gradient, None, None, None, None, None
 
 
 def chunked(
-    hidden_MH: Tensor, weight_VH: Tensor, rows_N: Tensor, targets_N: Tensor, temperature_N: Tensor | None, grad_N: Tensor | None
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    hidden_MH: Tensor, weight_VH: Tensor, rows_N: Tensor, targets_N: Tensor, temperature_N: Tensor | None, grad_N: Tensor | None,
+    entropy_N: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
     """-log p(target) `[N]`, and, where `grad_N` is given, the gradients of Σ grad · nll with respect to hidden states and weight."""
     size = max(1, CHUNK_LOGITS[hidden_MH.device.type] // len(weight_VH))
     nll_N = torch.empty(len(rows_N), device=hidden_MH.device)
@@ -69,7 +72,7 @@ def chunked(
         if temperature_N is not None:
             logits /= temperature_N[part, None]
             scale = None if scale is None else scale / temperature_N[part]
-        nll_N[part] = cross_entropy_(logits, targets_N[part], scale)
+        nll_N[part] = cross_entropy_(logits, targets_N[part], scale, None if entropy_N is None else entropy_N[part])
         if hidden_gradient is None or weight_gradient is None:
             continue
         probs = logits.to(hidden.dtype)
@@ -81,15 +84,20 @@ def chunked(
     return nll_N, hidden_gradient, None if weight_gradient is None else weight_gradient.to(weight_VH.dtype)
 
 
-def cross_entropy_(logits_NV: Tensor, targets_N: Tensor, scale_N: Tensor | None) -> Tensor:
-    """-log p(target) `[N]`; where `scale_N` is given, the logits become the gradient of Σ scale · nll with respect to them."""
+def cross_entropy_(logits_NV: Tensor, targets_N: Tensor, scale_N: Tensor | None, entropy_N: Tensor | None = None) -> Tensor:
+    """-log p(target) `[N]`; where `scale_N` is given, the logits become the gradient of Σ scale · nll with respect to them.
+
+    `entropy_N` takes the entropy of each row.
+    """
     if fast_cpu.usable(logits_NV):
         nll_N = torch.empty(len(logits_NV))
-        fast_cpu.call("cross_entropy", logits_NV, targets_N, scale_N, nll_N, *logits_NV.shape)
+        fast_cpu.call("cross_entropy", logits_NV, targets_N, scale_N, nll_N, entropy_N, *logits_NV.shape)
         return nll_N
     target = targets_N[:, None]
     log_z = torch.logsumexp(logits_NV, 1, keepdim=True)
     nll_N = (log_z - logits_NV.gather(1, target)).squeeze(1)
+    if entropy_N is not None:
+        torch.sub(log_z.squeeze(1), (torch.softmax(logits_NV, 1) * logits_NV).sum(1), out=entropy_N)
     if scale_N is not None:
         logits_NV.sub_(log_z).exp_().scatter_add_(1, target, logits_NV.new_full(target.shape, -1.0)).mul_(scale_N[:, None])
     return nll_N
@@ -104,10 +112,11 @@ class LossHead(nn.Linear):
 
 
 def nll(
-    head: nn.Module, hidden_MH: Tensor, rows_N: Tensor, targets_N: Tensor, temperature_N: Tensor | None = None, in_forward: bool = True
-) -> Tensor:
+    head: nn.Module, hidden_MH: Tensor, rows_N: Tensor, targets_N: Tensor, temperature_N: Tensor | None = None, in_forward: bool = True,
+    entropy_N: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """LinearCrossEntropy through the module `head`, which becomes a LossHead: same parameters, same names."""
     if getattr(head, "bias", None) is not None:
         raise ValueError(f"the model's head {head} has a bias, which the chunked loss does not know")
     head.__class__ = LossHead
-    return head(hidden_MH, rows_N, targets_N, temperature_N, in_forward and torch.is_grad_enabled())
+    return head(hidden_MH, rows_N, targets_N, temperature_N, in_forward and torch.is_grad_enabled(), entropy_N)

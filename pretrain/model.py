@@ -71,15 +71,18 @@ def save(model: Any, tokenizer: Any, out: Path, weights: dict[str, Tensor] | Non
     partial.rename(target)
 
 
-def log_probs(hidden_NH: Tensor, head: nn.Module, targets_N: Tensor, temperature_N: Tensor | None = None) -> Tensor:
+def log_probs(
+    hidden_NH: Tensor, head: nn.Module, targets_N: Tensor, temperature_N: Tensor | None = None, entropy_N: Tensor | None = None
+) -> Tensor:
     """log p(target) at N positions, `[N]` in fp32, each with a gradient of its own; logits exist for one chunk at a time.
 
     Args:
         hidden_NH: last hidden states of the positions that predict the targets.
         temperature_N: divides the logits of each position (its trajectory's own temperature); None is 1.
+        entropy_N: takes the entropy of the distribution at each position, in nats.
     """
     rows = torch.arange(len(targets_N), device=hidden_NH.device)
-    return -loss.nll(head, hidden_NH, rows, targets_N, temperature_N, in_forward=False)
+    return -loss.nll(head, hidden_NH, rows, targets_N, temperature_N, in_forward=False, entropy_N=entropy_N)
 
 
 class TokenLoss(nn.Module):

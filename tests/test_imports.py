@@ -17,7 +17,10 @@ OF_OTHERS = {
     "sft": {"pretrain.model", "pretrain.tokenizer", "pretrain.checkpoint", "pretrain.optim", "pretrain.loop", "pretrain.watch"},
     # sft.prompts is the one prompt renderer, sft.problems the one generator of word problems
     "eval": {"pretrain.model", "pretrain.tokenizer", "pretrain.checkpoint", "pretrain.optim", "sft.prompts", "sft.problems"},
-    "grpo": {"pretrain.model", "pretrain.tokenizer", "pretrain.checkpoint", "pretrain.optim", "sft.prompts", "sft.problems", "eval.*"},
+    "grpo": {
+        *(f"pretrain.{module}" for module in ("model", "tokenizer", "checkpoint", "optim", "attention", "branches", "loss", "loop", "watch")),
+        *(f"sft.{module}" for module in ("prompts", "problems", "generated", "schema")), "eval.*",
+    },
 }
 BENCH_OF_PIPELINE = OF_PIPELINE | {"bench"}
 

@@ -1,0 +1,222 @@
+"""Attention of prompts, each followed in the row of tokens by its responses: a response sees its prompt and itself.
+
+The prompt of a group is computed once, forward and backward. On a CPU in fp32 the responses of a group go through batched matrix
+products together, padded to the longest of a few inside the scores alone; linear layers see no padding. On a GPU flash attention
+for varying lengths reads a copy of the keys in which each response follows its prompt (bf16); otherwise sdpa, group by group.
+
+Shapes: L tokens, h heads, d size of a head; n responses of T tokens at most, P tokens of their prompt, S = P + T keys.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.integrations.sdpa_attention import repeat_kv
+
+from mathpipe.pretrain import fast_cpu
+
+BLOCK = 128
+"""Queries of a response whose scores are computed at a time on a CPU; keys behind the block are left out."""
+SCORES = 1 << 18
+"""Scores of one head that exist at the same time on a CPU, as far as whole responses allow: they stay in the cache."""
+KEPT_KEYS = 256
+"""Up to so many keys attention weights are kept for the backward pass; where more are seen they are computed again."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Queries computed together: of n responses of one prompt, or of one prompt."""
+
+    prompt: slice
+    """Tokens of the prompt that they see; a prompt itself sees none."""
+    own_nK: Tensor
+    """Tokens of each response up to its last query; a shorter response repeats its last one."""
+    valid_nK: Tensor | None
+    """Where they are no repetition; None: everywhere."""
+    start: int
+    """The first query is this one of the own tokens, the others follow."""
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """The queries' tokens, each once."""
+        return self.own_nK[:, self.start :][self.queries]
+
+    @cached_property
+    def queries(self) -> Tensor | tuple[()]:
+        """Which queries are no repetition."""
+        return () if self.valid_nK is None else self.valid_nK[:, self.start :]
+
+    @property
+    def first(self) -> int:
+        """Place of the first query among the keys."""
+        return self.prompt.stop - self.prompt.start + self.start
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Prompts, each followed by its responses."""
+
+    groups: tuple[tuple[int, tuple[int, ...]], ...]
+    """(tokens of the prompt, tokens of each response)."""
+
+    @cached_property
+    def documents(self) -> list[tuple[slice, slice]]:
+        """(prompt seen, own tokens) of prompts, which see none, and of responses, in the order of tokens."""
+        found, start = [], 0
+        for prompt, responses in self.groups:
+            found.append((slice(start, start), slice(start, start + prompt)))
+            places = itertools.accumulate(responses, initial=start + prompt)
+            found += [(found[-1][1], slice(place, place + length)) for place, length in zip(places, responses, strict=False)]
+            start += prompt + sum(responses)
+        return found
+
+    @property
+    def responses(self) -> list[slice]:
+        """Tokens of every response."""
+        return [own for prompt, own in self.documents if prompt.stop > prompt.start]
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """All queries, for the CPU."""
+        found: list[Block] = []
+        for prompt, together in itertools.groupby(self.documents, key=lambda document: document[0]):
+            own = [response for _, response in together]
+            for part in _parts(own, prompt.stop - prompt.start):
+                found += _blocks(prompt, part)
+        return found
+
+    @cached_property
+    def varying(self) -> tuple[Tensor, Tensor, Tensor, int, int]:
+        """Places of the keys of every document in turn, bounds of its queries and of its keys, longest of each: for flash attention."""
+        lengths = torch.tensor([[own.stop - own.start, prompt.stop - prompt.start] for prompt, own in self.documents])
+        seen = torch.cat([torch.arange(part.start, part.stop) for document in self.documents for part in document])
+        num_keys = lengths.sum(1)
+        bounds = [F.pad(counts.cumsum(0), (1, 0)).to(torch.int32) for counts in (lengths[:, 0], num_keys)]
+        return seen, *bounds, int(lengths[:, 0].max()), int(num_keys.max())
+
+
+def _parts(own: list[slice], prompt: int) -> Iterator[list[slice]]:
+    """Neighbours whose scores fit SCORES, at least one."""
+    part: list[slice] = []
+    for response in own:
+        longest = max(one.stop - one.start for one in [*part, response])
+        if part and (len(part) + 1) * min(longest, BLOCK) * (prompt + longest) > SCORES:
+            yield part
+            part = []
+        part.append(response)
+    yield part
+
+
+def _blocks(prompt: slice, own: list[slice]) -> Iterator[Block]:
+    start_n1 = torch.tensor([[one.start] for one in own])
+    last_n1 = torch.tensor([[one.stop - 1] for one in own])
+    longest = int((last_n1 - start_n1).max()) + 1
+    for first in range(0, longest, BLOCK):
+        places = start_n1 + torch.arange(min(first + BLOCK, longest))
+        valid = places <= last_n1
+        yield Block(prompt, places.minimum(last_n1), None if bool(valid.all()) else valid, first)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, branches: Branches, scale: float) -> Tensor:
+    """Attention; query, key and value `[1, h, L, d]`, result `[1, L, h, d]`."""
+    heads = query.shape[1]
+    if query.device.type == "cuda" and query.dtype in (torch.bfloat16, torch.float16):
+        from torch.nn.attention.varlen import varlen_attn
+
+        seen, *bounds, longest_query, longest_key = (t.to(query.device) if isinstance(t, Tensor) else t for t in branches.varying)
+        q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
+        causal: Any = {"scale": scale, "window_size": (-1, 0), "enable_gqa": key.shape[1] != heads}  # aligned at the last key
+        out: Any = varlen_attn(q, k[seen], v[seen], *bounds, longest_query, longest_key, **causal)
+        return out[None]
+    key, value = repeat_kv(key, heads // key.shape[1]), repeat_kv(value, heads // value.shape[1])
+    if fast_cpu.usable(query, key, value):
+        return CpuBranches.apply(*(t[0].transpose(0, 1) for t in (query, key, value)), branches, scale)[None]
+    parts = [_scaled_dot_product(query[0], key[0], value[0], block, scale) for block in branches.blocks]
+    rows = torch.cat([block.rows.flatten() for block in branches.blocks]).to(query.device)
+    return torch.zeros_like(query[0].transpose(0, 1)).index_copy(0, rows, torch.cat(parts))[None]
+
+
+def _scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, block: Block, scale: float) -> Tensor:
+    """Attention of a block's queries, each once, `[queries, h, d]`, from `[h, L, d]`."""
+    own = block.own_nK.to(query.device)
+    seen = torch.cat([torch.arange(block.prompt.start, block.prompt.stop, device=own.device).expand(len(own), -1), own], 1)
+    q, k, v = (t[:, index].transpose(0, 1) for t, index in ((query, own[:, block.start :]), (key, seen), (value, seen)))
+    places = torch.arange(seen.shape[1], device=own.device)
+    mask = places <= places[block.first :, None]
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).transpose(1, 2)
+    return out.flatten(0, 1) if block.valid_nK is None else out[block.queries.to(query.device)]
+
+
+class CpuBranches(torch.autograd.Function):
+    """Attention on a CPU; query, key, value and result `[L, h, d]`, fp32."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, branches: Branches, scale: float) -> Tensor:
+        query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+        out, kept = torch.empty_like(query), []
+        for block in branches.blocks:
+            v = _seen(value, block)
+            weights = _weights(_rows(query, block), _seen(key, block), block.first, scale)
+            _put(out, block, torch.bmm(weights, v))
+            kept.append(weights if v.shape[1] <= KEPT_KEYS else None)
+        ctx.save_for_backward(query, key, value, *kept)
+        ctx.branches, ctx.scale = branches, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        query, key, value, *kept = ctx.saved_tensors
+        dout = dout.contiguous()
+        dquery, dkey, dvalue = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        for block, weights in zip(ctx.branches.blocks, kept, strict=True):
+            q, k, v, do = _rows(query, block), _seen(key, block), _seen(value, block), _rows(dout, block)
+            if block.valid_nK is not None:
+                do.view(-1, *block.queries.shape, do.shape[2]).mul_(block.queries[..., None])
+            if weights is None:
+                weights = _weights(q, k, block.first, ctx.scale)
+            _add(dvalue, block, torch.bmm(weights.transpose(1, 2), do))
+            gradient = torch.bmm(do, v.transpose(1, 2))
+            fast_cpu.call("causal_softmax_backward", gradient, weights, weights[..., 0].numel(), weights.shape[2], ctx.scale)
+            _put(dquery, block, torch.bmm(gradient, k))
+            _add(dkey, block, torch.bmm(gradient.transpose(1, 2), q))
+        return dquery, dkey, dvalue, None, None
+
+
+def _weights(query: Tensor, key: Tensor, first: int, scale: float) -> Tensor:
+    weights = torch.bmm(query, key.transpose(1, 2))
+    fast_cpu.call("causal_softmax", weights, *weights.shape, first, scale)
+    return weights
+
+
+def _rows(x_Lhd: Tensor, block: Block) -> Tensor:
+    """`[h·n, T, d]` of the block's queries."""
+    return x_Lhd[block.own_nK[:, block.start :]].permute(2, 0, 1, 3).flatten(0, 1).contiguous()
+
+
+def _seen(x_Lhd: Tensor, block: Block) -> Tensor:
+    """`[h·n, S, d]` of the block's keys."""
+    own = x_Lhd[block.own_nK].permute(2, 0, 1, 3)
+    prompt = x_Lhd[block.prompt].transpose(0, 1)[:, None].expand(-1, own.shape[1], -1, -1)
+    return torch.cat([prompt, own], 2).flatten(0, 1)
+
+
+def _put(out_Lhd: Tensor, block: Block, x: Tensor) -> None:
+    """Write `[h·n, T, d]` of the block's queries to their places."""
+    n = len(block.own_nK)
+    out_Lhd[block.rows] = x.view(-1, n, *x.shape[1:]).permute(1, 2, 0, 3)[block.queries]
+
+
+def _add(out_Lhd: Tensor, block: Block, x: Tensor) -> None:
+    """Add gradients `[h·n, S, d]` of the block's keys at their places; those of repetitions are 0 and left out."""
+    x_nShd = x.view(-1, len(block.own_nK), *x.shape[1:]).permute(1, 2, 0, 3)
+    split = x.shape[1] - block.own_nK.shape[1]
+    out_Lhd[block.prompt] += x_nShd[:, :split].sum(0)
+    valid = () if block.valid_nK is None else block.valid_nK
+    out_Lhd[block.own_nK[valid]] += x_nShd[:, split:][valid]
