@@ -129,7 +129,7 @@ def draw(logits_nV: Tensor, temperature_n: Tensor, top_p_n: Tensor, noise_n: Ten
     logp_nV = torch.log_softmax(logits_nV / torch.where(greedy_n, 1.0, temperature_n)[:, None], 1)
     probs_nV = logp_nV.exp()
     if bool((top_p_n < 1).any()):
-        sorted_nV, order_nV = probs_nV.sort(1, descending=True, stable=True)
+        sorted_nV, order_nV = probs_nV.sort(dim=1, descending=True, stable=True)
         before_nV = sorted_nV.cumsum(1) - sorted_nV
         cut_nV = (before_nV >= top_p_n[:, None]) & (top_p_n < 1)[:, None]
         probs_nV = probs_nV.masked_fill(torch.zeros_like(cut_nV).scatter(1, order_nV, cut_nV), 0.0)

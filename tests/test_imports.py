@@ -18,7 +18,7 @@ OF_OTHERS = {
     # sft.prompts is the one prompt renderer, sft.problems the one generator of word problems
     "eval": {"pretrain.model", "pretrain.tokenizer", "pretrain.checkpoint", "pretrain.optim", "sft.prompts", "sft.problems"},
     "grpo": {
-        *(f"pretrain.{module}" for module in ("model", "tokenizer", "checkpoint", "optim", "attention", "branches", "loss", "loop", "watch")),
+        *(f"pretrain.{module}" for module in ("model", "tokenizer", "checkpoint", "optim", "attention", "branches", "memory", "loss", "loop", "watch")),
         *(f"sft.{module}" for module in ("prompts", "problems", "generated", "schema")), "eval.*",
     },
 }
