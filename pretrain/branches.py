@@ -46,12 +46,12 @@ class Block:
     @cached_property
     def rows(self) -> Tensor:
         """The queries' tokens, each once."""
-        return self.own_nK[:, self.start :][self.queries]
+        return _where(self.own_nK[:, self.start :], self.queries)
 
     @cached_property
-    def queries(self) -> Tensor | tuple[()]:
-        """Which queries are no repetition."""
-        return () if self.valid_nK is None else self.valid_nK[:, self.start :]
+    def queries(self) -> Tensor | None:
+        """Which queries are no repetition; None: all."""
+        return None if self.valid_nK is None else self.valid_nK[:, self.start :]
 
     @property
     def first(self) -> int:
@@ -93,13 +93,16 @@ class Branches:
         return found
 
     @cached_property
-    def varying(self) -> tuple[Tensor, Tensor, Tensor, int, int]:
-        """Places of the keys of every document in turn, bounds of its queries and of its keys, longest of each: for flash attention."""
-        lengths = torch.tensor([[own.stop - own.start, prompt.stop - prompt.start] for prompt, own in self.documents])
-        seen = torch.cat([torch.arange(part.start, part.stop) for document in self.documents for part in document])
-        num_keys = lengths.sum(1)
-        bounds = [F.pad(counts.cumsum(0), (1, 0)).to(torch.int32) for counts in (lengths[:, 0], num_keys)]
-        return seen, *bounds, int(lengths[:, 0].max()), int(num_keys.max())
+    def varying(self) -> tuple[Tensor, Tensor, Tensor]:
+        """For flash attention: the places of all that each document sees, and bounds of the documents' queries and keys."""
+        seen = [torch.arange(part.start, part.stop) for document in self.documents for part in document]
+        queries = torch.tensor([own.stop - own.start for _, own in self.documents])
+        keys = queries + torch.tensor([prompt.stop - prompt.start for prompt, _ in self.documents])
+        return torch.cat(seen), _bounds(queries), _bounds(keys)
+
+
+def _bounds(lengths: Tensor) -> Tensor:
+    return F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
 
 
 def _parts(own: list[slice], prompt: int) -> Iterator[list[slice]]:
@@ -130,10 +133,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, branches: Branches, scale:
     if query.device.type == "cuda" and query.dtype in (torch.bfloat16, torch.float16):
         from torch.nn.attention.varlen import varlen_attn
 
-        seen, *bounds, longest_query, longest_key = (t.to(query.device) if isinstance(t, Tensor) else t for t in branches.varying)
+        longest = [int(bounds.diff().max()) for bounds in branches.varying[1:]]
+        seen, queries, keys = (x.to(query.device) for x in branches.varying)
         q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
-        causal: Any = {"scale": scale, "window_size": (-1, 0), "enable_gqa": key.shape[1] != heads}  # aligned at the last key
-        out: Any = varlen_attn(q, k[seen], v[seen], *bounds, longest_query, longest_key, **causal)
+        causal: Any = {"scale": scale, "window_size": (-1, 0), "enable_gqa": key.shape[1] != heads}  # the last query sees every key
+        out: Any = varlen_attn(q, k[seen], v[seen], queries, keys, *longest, **causal)
         return out[None]
     key, value = repeat_kv(key, heads // key.shape[1]), repeat_kv(value, heads // value.shape[1])
     if fast_cpu.usable(query, key, value):
@@ -151,7 +155,7 @@ def _scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, block: Block,
     places = torch.arange(seen.shape[1], device=own.device)
     mask = places <= places[block.first :, None]
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).transpose(1, 2)
-    return out.flatten(0, 1) if block.valid_nK is None else out[block.queries.to(query.device)]
+    return _where(out, block.queries).reshape(-1, *query.shape[::2])
 
 
 class CpuBranches(torch.autograd.Function):
@@ -177,7 +181,7 @@ class CpuBranches(torch.autograd.Function):
         dquery, dkey, dvalue = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
         for block, weights in zip(ctx.branches.blocks, kept, strict=True):
             q, k, v, do = _rows(query, block), _seen(key, block), _seen(value, block), _rows(dout, block)
-            if block.valid_nK is not None:
+            if block.queries is not None:
                 do.view(-1, *block.queries.shape, do.shape[2]).mul_(block.queries[..., None])
             if weights is None:
                 weights = _weights(q, k, block.first, ctx.scale)
@@ -210,7 +214,7 @@ def _seen(x_Lhd: Tensor, block: Block) -> Tensor:
 def _put(out_Lhd: Tensor, block: Block, x: Tensor) -> None:
     """Write `[h·n, T, d]` of the block's queries to their places."""
     n = len(block.own_nK)
-    out_Lhd[block.rows] = x.view(-1, n, *x.shape[1:]).permute(1, 2, 0, 3)[block.queries]
+    out_Lhd[block.rows] = _where(x.view(-1, n, *x.shape[1:]).permute(1, 2, 0, 3), block.queries)
 
 
 def _add(out_Lhd: Tensor, block: Block, x: Tensor) -> None:
@@ -218,5 +222,8 @@ def _add(out_Lhd: Tensor, block: Block, x: Tensor) -> None:
     x_nShd = x.view(-1, len(block.own_nK), *x.shape[1:]).permute(1, 2, 0, 3)
     split = x.shape[1] - block.own_nK.shape[1]
     out_Lhd[block.prompt] += x_nShd[:, :split].sum(0)
-    valid = () if block.valid_nK is None else block.valid_nK
-    out_Lhd[block.own_nK[valid]] += x_nShd[:, split:][valid]
+    out_Lhd[_where(block.own_nK, block.valid_nK)] += _where(x_nShd[:, split:], block.valid_nK)
+
+
+def _where(x_nT: Tensor, mask_nT: Tensor | None) -> Tensor:
+    return x_nT if mask_nT is None else x_nT[mask_nT.to(x_nT.device)]

@@ -110,3 +110,15 @@ def test_blocks_hold_every_token_once(groups):
     packed = pack(*flat(groups))
     rows = torch.cat([block.rows.flatten() for block in packed.branches.blocks])
     assert sorted(rows.tolist()) == list(range(len(packed.ids_L)))
+
+
+def test_flash_attention_would_see_the_same():
+    """Its queries lie in the order of tokens; query i of a document with K keys and Q queries sees the first K - Q + i + 1."""
+    packed = pack([[5, 6], [5, 6], [7]], [[1, 2, 3], [4], [8]])
+    seen, queries, keys = packed.branches.varying
+    found = []
+    for document in range(len(queries) - 1):
+        own = seen[keys[document] : keys[document + 1]].tolist()
+        count = int(queries[document + 1] - queries[document])
+        found += [own[: len(own) - count + i + 1] for i in range(count)]
+    assert found == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4], [0, 1, 5], [6], [6, 7]]
