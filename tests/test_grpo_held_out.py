@@ -5,12 +5,13 @@ import itertools
 import numpy as np
 import pytest
 
-from mathpipe.grpo.held_out import paired_bootstrap, problems
+from mathpipe.grpo.held_out import paired_bootstrap
+from mathpipe.grpo.questions import held_out_problems
 from mathpipe.sft.problems import generate
 
 
 def test_held_out_problems_are_distinct_and_never_trained_on():
-    held_out = {p.question for p in problems(500, 10, 100)}
+    held_out = {p.question for p in held_out_problems(500, 10, 100)}
     assert len(held_out) == 500
     for seed in (0, 1, 10_000):  # SFT's and GRPO's streams
         assert not held_out & {p.question for p in itertools.islice(generate(seed, 10, 100, held_out=False), 20_000)}
@@ -18,7 +19,7 @@ def test_held_out_problems_are_distinct_and_never_trained_on():
 
 def test_too_small_a_family_is_refused():
     with pytest.raises(ValueError, match="distinct held-out problems"):
-        problems(5_000, 3, 10)
+        held_out_problems(5_000, 3, 10)
 
 
 def test_bootstrap_tells_a_real_gain_from_none():

