@@ -28,11 +28,14 @@ from mathpipe.grpo.scorer import Scorer
 from mathpipe.grpo.steps import score_steps, step_ends
 from mathpipe.pipeline import artifact, log
 from mathpipe.pretrain import model, optim
+from mathpipe.pretrain.tokenizer import encode_prompt
+from mathpipe.sft.prompts import render
 
-KINDS = ("outcome", "process")
 OUTPUTS_PER_STEP = 128
 """Outputs of an optimizer step between iterations, over all processes (not stated in the paper)."""
-COLUMNS = ("prompt_ids", "ids", "places", "labels")
+COLUMNS = ("prompt", "ids", "places", "labels")
+EXAMPLES = "data/examples.parquet"
+"""In the artifact of the stage reward_model."""
 ANSWER_SCORES = {"correct": 1.0, "timeout": math.nan}
 """Reason of the grader → reward of the final answer; 0 for all others."""
 
@@ -113,15 +116,30 @@ def label(kind: str, prompt: Sequence[int], ids: Sequence[int], steps: Sequence[
 
 
 def read_completions(files: Iterable[Path], kind: str, tokenizer: Any) -> list[Labelled]:
-    """Completions of grpo, labelled by grader and exact step checker."""
+    """Completions of grpo after the plain prompt, labelled by the grader and, for a process model, the exact step checker.
+
+    As in roll-outs, where no way leads back from an error, a step is right when all before it are.
+    """
     found = []
     for file in files:
-        for row in pq.read_table(file, columns=["prompt_ids", "ids", "completion", "reason"]).to_pylist():
+        for row in pq.read_table(file, columns=["question", "ids", "completion", "reason"]).to_pylist():
             answer = ANSWER_SCORES.get(row["reason"], 0.0)
-            ends = step_ends(tokenizer, row["ids"])
-            steps = score_steps(row["completion"], answer) if kind == "process" else [math.nan] * (len(ends) - 1) + [answer]
-            one = label(kind, row["prompt_ids"], row["ids"], steps, ends)
+            steps = [*so_far(score_steps(row["completion"], answer)[:-1]), answer]
+            one = label(kind, encode_prompt(tokenizer, render(row["question"])), row["ids"], steps, step_ends(tokenizer, row["ids"]))
             found += [one] if one else []
+    return found
+
+
+def so_far(steps: Iterable[float]) -> list[float]:
+    """Whether each step and all before it are right; NaN, nothing to check, stays and does not count.
+
+    >>> so_far([1.0, math.nan, 0.0, 1.0])
+    [1.0, nan, 0.0, 0.0]
+    """
+    worst, found = 1.0, []
+    for step in steps:
+        worst = min(worst, step) if step == step else worst
+        found.append(step if step != step else worst)
     return found
 
 
@@ -141,7 +159,7 @@ class RewardModel:
         module = LabelLoss(scorer.load(path / model.MODEL)).to(device)
         self.engine: Any = _engine(module, config) if trains else None
         self.module: Any = self.engine if trains else module.requires_grad_(False)
-        self.trained_on = read_examples(path / "data" / "examples.parquet") if trains else []
+        self.trained_on = read_examples(path / EXAMPLES) if trains else []
 
     @torch.no_grad()
     def score(self, prompts: Tokens, responses: Tokens, places: Tokens) -> list[list[float]]:

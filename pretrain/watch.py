@@ -39,8 +39,8 @@ def flops_per_token(network: Any, context: int) -> float:
     """
     sizes = network.config
     counted = sum(getattr(p, "ds_numel", p.numel()) for p in network.parameters())
-    embedding = network.get_input_embeddings().weight
-    tied = embedding is network.get_output_embeddings().weight
+    embedding, head = network.get_input_embeddings().weight, network.get_output_embeddings()
+    tied = head is not None and embedding is head.weight  # a reward model has no head over the vocabulary
     counted -= 0 if tied else getattr(embedding, "ds_numel", embedding.numel())
     return 6.0 * counted + 12.0 * sizes.num_hidden_layers * sizes.hidden_size * context
 
