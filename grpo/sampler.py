@@ -99,6 +99,8 @@ class VllmSampler:
                 str(path), seed=0, max_model_len=max_length, max_num_seqs=max_sequences, max_num_batched_tokens=max(8192, max_length),
                 logprobs_mode="processed_logprobs", skip_tokenizer_init=True, disable_log_stats=True, **settings,
             )  # fmt: skip
+            self.core: Any = self.engine.llm_engine.engine_core
+            self.core._finalizer.detach()  # it destroys every process group of this process, the trainer's and other engines' too
             self.engine.collective_rpc(keep_untruncated)
             if self.tied:
                 self.sync(_stored_weights(path))
@@ -134,8 +136,8 @@ class VllmSampler:
         self.engine.reset_prefix_cache()  # cached prompts belong to the old weights
 
     def close(self) -> None:
-        self.engine.llm_engine.engine_core.shutdown()
-        del self.engine
+        self.core.engine_core.model_executor.shutdown()
+        del self.engine, self.core
 
 
 def spread(seed: int) -> int:
