@@ -10,7 +10,6 @@ from typing import ClassVar
 
 from mathpipe.pipeline.config import Runtime, nearest
 
-
 GENERATED = "generated"
 """The family of word problems among the sources of questions."""
 METHODS = ("grpo", "ppo", "rft", "online_rft", "dpo")
@@ -20,6 +19,11 @@ ADVANTAGES = ("group", "mean", "leave_one_out")
 SAMPLERS = ("vllm", "vllm-engine", "transformers")
 REWARDS = ("answer", "format", "length", "steps", "reward_model")
 STEP_REWARDS = ("steps", "reward_model")
+COUNTS = (
+    "num_steps", "iterations", "questions_per_step", "group_size", "updates_per_exploration", "max_new_tokens", "max_prompt_tokens",
+    "micro_batch_tokens", "num_held_out", "held_out_samples", "eval_every", "checkpoint_every",
+)  # fmt: skip
+"""Fields that are at least 1."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +154,7 @@ class GrpoConfig:
     """Hardware."""
 
     def __post_init__(self) -> None:
-        counts = ("num_steps", "iterations", "questions_per_step", "group_size", "updates_per_exploration", "max_new_tokens")
-        for name in (*counts, "max_prompt_tokens", "micro_batch_tokens", "num_held_out", "held_out_samples", "eval_every", "checkpoint_every"):
+        for name in COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
         choices = {
@@ -159,8 +162,9 @@ class GrpoConfig:
             "advantage": ADVANTAGES, "loss": LOSSES, "kl": KLS, "schedule": ("paper", "note", "constant"),
         }  # fmt: skip
         for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, found {getattr(self, name)!r}{nearest(getattr(self, name), known)}")
+            found = getattr(self, name)
+            if found not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, found {found!r}{nearest(found, known)}")
         self._check_values()
 
     def _check_values(self) -> None:

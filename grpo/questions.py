@@ -56,7 +56,9 @@ class Questions:
         return self.at((attempt * config.num_steps + step) * config.questions_per_step + slot)
 
 
-def collect(config: GrpoConfig, family: tuple[int, int], examples: Path | None, clean: Path | None, fits: Callable[[str], bool]) -> Questions:
+def collect(
+    config: GrpoConfig, family: tuple[int, int], examples: Path | None, clean: Path | None, fits: Callable[[str], bool]
+) -> Questions:
     """Training questions whose prompts fit, and `num_held_out` others.
 
     Args:
@@ -120,7 +122,8 @@ def _of_examples(config: GrpoConfig, examples: Path, clean: Path | None) -> list
             found.setdefault(example.question, Question(example.question, example.answer))
     missing = [name for name in config.questions if name not in sources]
     if missing:
-        raise ContractError(f"{examples}: no examples of {', '.join(missing)} (there are: {', '.join(sorted(sources))}); see grpo.questions")
+        there = f"there are: {', '.join(sorted(sources))}"
+        raise ContractError(f"{examples}: no examples of {', '.join(missing)} ({there}); see grpo.questions")
     return list(found.values())
 
 

