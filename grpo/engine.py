@@ -7,6 +7,7 @@ training process does, however that ends. It samples what `VllmSampler` samples 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -14,9 +15,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
@@ -195,29 +197,34 @@ def _own_gpu() -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": gpus[processes + number]}
 
 
-def serve(connection: Connection, sampler: Any) -> None:
-    """Answer until the training process hangs up; an error ends the engine, which the training process notices."""
+def serve(make: Callable[[], Any], file: int, parent: int) -> None:
+    """The engine's process: answer until the training process hangs up. An error ends it, which the training process notices.
+
+    Args:
+        make: starts the sampler.
+        file: our end of the socket pair.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; this one ends with the other
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    connection, sampler = Connection(file), make()
     connection.send("started")
-    while True:
-        try:
+    with contextlib.suppress(EOFError):
+        while True:
             method, arguments = connection.recv()
-        except EOFError:
-            return
-        target = sampler if method == "sample" else sampler.engine
-        connection.send(getattr(target, method)(*arguments))
+            target = sampler if method == "sample" else sampler.engine
+            connection.send(getattr(target, method)(*arguments))
+    os._exit(0)  # native libraries can abort in the interpreter's teardown
 
 
-def end_with(parent: int) -> None:
+def _end_with(parent: int) -> None:
     """End this process once its parent is another one: the training process has died, whoever else holds its end of the socket."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
-def main(path: str, max_length: str, transfer: str, file: str, parent: str) -> None:
-    """The engine's process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; this one ends with the other
-    threading.Thread(target=end_with, args=(int(parent),), daemon=True).start()
+def start_vllm(path: str, max_length: str, transfer: str) -> VllmSampler:
+    """The sampler of the engine's process."""
     from vllm.config import WeightTransferConfig
     from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 
@@ -226,9 +233,8 @@ def main(path: str, max_length: str, transfer: str, file: str, parent: str) -> N
         WeightTransferEngineFactory.register_engine(transfer, "mathpipe.grpo.gloo_transfer", "GlooWeightTransferEngine")
     memory = {"gpu_memory_utilization": OWN_GPU_FRAC} if uses_gpu else {}
     settings: dict[str, Any] = {"distributed_executor_backend": "uni", "weight_transfer_config": WeightTransferConfig(backend=transfer)}
-    serve(Connection(int(file)), VllmSampler(Path(path), int(max_length), uses_gpu=uses_gpu, **settings, **memory))
-    os._exit(0)  # native libraries can abort in the interpreter's teardown
+    return VllmSampler(Path(path), int(max_length), uses_gpu=uses_gpu, **settings, **memory)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    serve(partial(start_vllm, *sys.argv[1:4]), int(sys.argv[4]), int(sys.argv[5]))

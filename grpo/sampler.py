@@ -21,7 +21,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mathpipe.eval.generation import VLLM_ENVIRONMENT
 from mathpipe.grpo.config import GrpoConfig
 from mathpipe.pretrain import checkpoint
 
@@ -87,6 +86,8 @@ class VllmSampler:
             max_length: tokens of prompt and response together, at most.
             settings: further arguments of `vllm.LLM`.
         """
+        from mathpipe.eval.generation import VLLM_ENVIRONMENT
+
         os.environ.update(VLLM_ENVIRONMENT | os.environ)
         self.tied = tied_weights(path)
         if self.tied:  # every way to update tied weights gives wrong output; untied, the head is sent beside the embeddings
