@@ -176,6 +176,9 @@ class GrpoConfig:
             raise ValueError(f"temperatures must be positive numbers, found {list(self.temperatures)}")
         if not self.prompt_variants or len(set(self.prompt_variants)) < len(self.prompt_variants):
             raise ValueError(f'prompt_variants must be different sentences, [""] for none, found {list(self.prompt_variants)}')
+        num_cells = len(self.temperatures) * len(self.prompt_variants)
+        if num_cells > self.group_size:
+            raise ValueError(f"group_size {self.group_size} is too small for {num_cells} pairs of temperatures and prompt_variants")
         if self.std_ddof not in (0, 1):
             raise ValueError(f"std_ddof must be 0 or 1, found {self.std_ddof}")
         if not 0 < self.clip < 1 or self.clip_high < 0:

@@ -62,6 +62,11 @@ def test_every_cell_gets_its_even_share(size, rungs, variants):
     assert len(set(found)) == rungs * variants and all(found.count(cell) == size for cell in set(found))
 
 
+def test_a_group_without_a_sample_for_every_cell_is_refused():
+    with pytest.raises(ValueError, match="group_size 4 is too small for 6 pairs of temperatures and prompt_variants"):
+        GrpoConfig(group_size=4, temperatures=(0.6, 0.8, 1.0), prompt_variants=("", HINT))
+
+
 def test_a_group_depends_on_its_seed_alone(tokenizer):
     config = GrpoConfig(group_size=8, temperatures=(0.6, 1.2), duplicate_jaccard=0.9)
     both = sample_groups(config, Script(tokenizer, 12), tokenizer, QUESTIONS, [1, 2])
