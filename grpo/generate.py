@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mathpipe.grpo.sampler import NamedWeights, Request, Response, eval_mode
+from mathpipe.pretrain import decode
 from mathpipe.pretrain.attention import no_mask
 from mathpipe.pretrain.memory import Memory
 from mathpipe.pretrain.model import prepare
@@ -26,6 +27,7 @@ Sample = tuple[Request, int]
 """A request and which of its samples."""
 MAX_SAMPLES = 512
 """Samples that grow at the same time."""
+ALL = slice(None)
 MAX_PROMPT_TOKENS = 8192
 """Tokens of prompts computed at the same time, a single longer prompt aside."""
 
@@ -56,7 +58,6 @@ class TransformersSampler:
         return [list(itertools.islice(found, request.num_samples)) for request in requests]
 
     def _grow(self, samples: Sequence[Sample], max_new_tokens: int, with_logp: bool) -> list[Response]:
-        device = self.model.device
         prompts = [prompt for prompt, _ in itertools.groupby(request.prompt for request, _ in samples)]
         owners = [n for n, (_, same) in enumerate(itertools.groupby(request.prompt for request, _ in samples)) for _ in same]
         memory = Memory([len(prompt) for prompt in prompts], owners, max_new_tokens)
@@ -65,20 +66,18 @@ class TransformersSampler:
         ids_NT, logp_NT = torch.zeros(noise_NT.shape, dtype=torch.long), torch.zeros(noise_NT.shape)
         tokens_N = torch.zeros(len(samples), dtype=torch.long)
         rows = torch.arange(len(samples))
-        ids = torch.tensor([token for prompt in prompts for token in prompt])
-        positions = torch.cat([torch.arange(len(prompt)) for prompt in prompts])
-        logits_nV = self._logits(memory, ids, positions, torch.tensor([len(prompt) for prompt in prompts]).cumsum(0) - 1)[owners]
+        logits_nV = self._first_logits(prompts, memory)[owners]
+        next_logits = self._plain_logits if decode.usable(self.model.base_model) else self._logits
         for place in range(max_new_tokens):
-            token_n, logp_n = draw(logits_nV, temperature_N[rows].to(device), top_p_N[rows].to(device), noise_NT[rows, place].to(device))
-            token_n = token_n.cpu()
-            ids_NT[rows, place], logp_NT[rows, place] = token_n, logp_n.cpu()
-            tokens_N[rows] = place + 1
+            asked = (x.to(logits_nV.device) for x in (temperature_N[rows], top_p_N[rows], noise_NT[rows, place]))
+            token_n, logp_n = (x.cpu() for x in draw(logits_nV, *asked))
+            ids_NT[rows, place], logp_NT[rows, place], tokens_N[rows] = token_n, logp_n, place + 1
             grows = ~torch.isin(token_n, self.eos)
             rows, token_n = rows[grows], token_n[grows]
             if not len(rows) or place + 1 == max_new_tokens:
                 break
             memory.grow(rows)
-            logits_nV = self._logits(memory, token_n, memory.length_N[rows] + place)
+            logits_nV = next_logits(token_n, memory.length_n + place, memory)
         finished = torch.ones(len(samples), dtype=torch.bool).index_fill(0, rows, False).tolist()
         found = zip(samples, ids_NT.tolist(), logp_NT.tolist(), tokens_N.tolist(), finished, strict=True)
         return [
@@ -86,14 +85,23 @@ class TransformersSampler:
             for (request, _), ids, logp, count, ends in found
         ]
 
-    def _logits(self, memory: Memory, ids: Tensor, positions: Tensor, last: Tensor | None = None) -> Tensor:
-        """Logits after these tokens, of the places `last` alone where given, in fp32."""
-        ids = ids[None].to(self.model.device)
-        out = self.model.base_model(
-            input_ids=ids, position_ids=positions[None].to(ids.device), attention_mask=no_mask(ids), use_cache=False, memory=memory
-        )
-        hidden = out.last_hidden_state[0]
-        return self.model.get_output_embeddings()(hidden if last is None else hidden[last.to(ids.device)]).float()
+    def _first_logits(self, prompts: Sequence[Sequence[int]], memory: Memory) -> Tensor:
+        """Behind every prompt."""
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        ids = torch.tensor(list(itertools.chain(*prompts)))
+        positions = torch.cat([torch.arange(length) for length in lengths])
+        return self._logits(ids, positions, memory, lengths.cumsum(0) - 1)
+
+    def _logits(self, ids: Tensor, positions: Tensor, memory: Memory, places: Tensor | slice = ALL) -> Tensor:
+        """Behind these tokens, or some places of them, in fp32."""
+        ids, positions = ids[None].to(self.model.device), positions[None].to(self.model.device)
+        arguments = {"position_ids": positions, "attention_mask": no_mask(ids), "use_cache": False, "memory": memory}
+        hidden = self.model.base_model(input_ids=ids, **arguments).last_hidden_state[0]
+        return self.model.get_output_embeddings()(hidden[places]).float()  # type: ignore[no-any-return]
+
+    def _plain_logits(self, ids: Tensor, positions: Tensor, memory: Memory) -> Tensor:
+        """The same of a token of each response, without transformers' modules."""
+        return self.model.get_output_embeddings()(decode.step(self.model.base_model, ids, positions, memory))  # type: ignore[no-any-return]
 
 
 def parts(samples: Sequence[Sample]) -> Iterator[list[Sample]]:

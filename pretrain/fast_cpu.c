@@ -129,15 +129,46 @@ void causal_softmax_backward(float *gradient, const float *weights, long rows, l
     }
 }
 
+typedef float vec __attribute__((vector_size(32), aligned(4), may_alias));
+#define BLOCK 32 /* floats in four of them */
+
+/* s[j] = scale * q . k_j for j < n; writes and reads up to BLOCK - 1 further places. Keys stand as [size, token]. */
+static inline void scores(const float *q, const float *k, float *s, long n, long size, long stride, float scale) {
+    for (long j = 0; j < n; j += BLOCK) {
+        vec a = {0}, b = {0}, c = {0}, d = {0}, *out = (vec *)(s + j);
+        for (long i = 0; i < size; i++) {
+            const vec *kj = (const vec *)(k + i * stride + j);
+            a += q[i] * kj[0], b += q[i] * kj[1], c += q[i] * kj[2], d += q[i] * kj[3];
+        }
+        out[0] = a * scale, out[1] = b * scale, out[2] = c * scale, out[3] = d * scale;
+    }
+}
+
+/* o += sum over j of s[j] * v_j. Values stand as [token, size]. */
+static inline void weigh(const float *s, const float *v, float *o, long n, long size) {
+    long i = 0;
+    for (; i + BLOCK <= size; i += BLOCK) {
+        vec *out = (vec *)(o + i), a = out[0], b = out[1], c = out[2], d = out[3];
+        for (long j = 0; j < n; j++) {
+            const vec *vj = (const vec *)(v + j * size + i);
+            a += s[j] * vj[0], b += s[j] * vj[1], c += s[j] * vj[2], d += s[j] * vj[3];
+        }
+        out[0] = a, out[1] = b, out[2] = c, out[3] = d;
+    }
+    for (; i < size; i++)
+        for (long j = 0; j < n; j++) o[i] += s[j] * v[j * size + i];
+}
+
 /* Attention of one new token of each of n responses: its key and value are stored at `place` of its row, then it sees its prompt
-   and its own tokens. Keys stand as [head, size, token], values as [head, token, size]; of prompts for all prompts together. */
+   and its own tokens. Keys stand as [head, size, token], values as [head, token, size]; of prompts for all prompts together.
+   Behind the keys there must be BLOCK places. */
 void decode(const float *q, const float *k, const float *v, const float *prompt_k, const float *prompt_v, float *own_k, float *own_v,
             float *out, const long *row, const long *start, const long *length, long n, long heads, long kv_heads, long size,
             long prompt_tokens, long capacity, long place, float scale) {
 #pragma omp parallel for
     for (long r = 0; r < n; r++) {
         long shared = length[r], keys = shared + place + 1, repeats = heads / kv_heads;
-        float s[keys];
+        float s[keys + BLOCK];
         for (long h = 0; h < kv_heads; h++) {
             float *kh = own_k + (row[r] * kv_heads + h) * size * capacity, *vh = own_v + (row[r] * kv_heads + h) * size * capacity;
             const float *pk = prompt_k + h * size * prompt_tokens + start[r], *pv = prompt_v + (h * prompt_tokens + start[r]) * size;
@@ -146,21 +177,15 @@ void decode(const float *q, const float *k, const float *v, const float *prompt_
             for (long i = 0; i < repeats; i++) {
                 const float *qh = q + (r * heads + h * repeats + i) * size;
                 float *o = out + (r * heads + h * repeats + i) * size, top, sum = 0;
-                memset(s, 0, keys * sizeof(float));
-                for (long c = 0; c < size; c++) {
-                    float x = qh[c] * scale;
-                    for (long j = 0; j < shared; j++) s[j] += x * pk[c * prompt_tokens + j];
-                    for (long j = 0; j <= place; j++) s[shared + j] += x * kh[c * capacity + j];
-                }
+                scores(qh, pk, s, shared, size, prompt_tokens, scale);
+                scores(qh, kh, s + shared, place + 1, size, capacity, scale);
                 top = s[0];
                 for (long j = 1; j < keys; j++) top = s[j] > top ? s[j] : top;
                 for (long j = 0; j < keys; j++) sum += s[j] = expf(s[j] - top);
+                for (long j = 0; j < keys; j++) s[j] /= sum;
                 memset(o, 0, size * sizeof(float));
-                for (long j = 0; j < shared; j++)
-                    for (long c = 0; c < size; c++) o[c] += s[j] * pv[j * size + c];
-                for (long j = 0; j <= place; j++)
-                    for (long c = 0; c < size; c++) o[c] += s[shared + j] * vh[j * size + c];
-                for (long c = 0; c < size; c++) o[c] /= sum;
+                weigh(s, pv, o, shared, size);
+                weigh(s + shared, vh, o, place + 1, size);
             }
         }
     }

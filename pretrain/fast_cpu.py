@@ -30,6 +30,8 @@ FLAGS = (
     "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math",
     "-freciprocal-math", "-shared", "-fPIC",
 )  # fmt: skip
+OPENBLAS_ROWS = 200
+"""Below so many rows MKL is the faster one."""
 PARTS = 16
 """Partial sums of a norm's weight gradient: as many threads can share in it."""
 
@@ -72,7 +74,7 @@ def prefers_openblas() -> bool:
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """a @ b of matrices, without a gradient."""
-    if not (prefers_openblas() and usable(a, b)):
+    if len(a) < OPENBLAS_ROWS or not (prefers_openblas() and usable(a, b)):
         return a @ b
     out = a.new_empty(a.shape[0], b.shape[1])
     np.matmul(a.detach().numpy(), b.detach().numpy(), out=out.numpy())

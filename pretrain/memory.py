@@ -18,6 +18,9 @@ from transformers.integrations.sdpa_attention import repeat_kv
 
 from mathpipe.pretrain import branches, fast_cpu
 
+KEY_BLOCK = 32
+"""The kernel reads keys in blocks of this size, and so beyond the last one."""
+
 
 class Memory:
     """What the responses of some prompts have computed so far, layer by layer; `attention.attend` fills and reads it."""
@@ -29,44 +32,49 @@ class Memory:
             owners: the prompt of each response.
             capacity: C; tokens beyond it cannot be added.
         """
+        self.rows = self.start_n = self.length_n = torch.empty(0, dtype=torch.long)
         self.branches = branches.Branches(tuple((length, ()) for length in prompts))
         lengths_N, owner_N = torch.tensor(prompts), torch.tensor(owners)
         self.length_N = lengths_N[owner_N]
         self.start_N = (lengths_N.cumsum(0) - lengths_N)[owner_N]
-        self.capacity, self.place = capacity, -1
-        self.rows = torch.arange(len(owners))
+        self.capacity, self.place = -capacity % KEY_BLOCK + capacity, -1
         self.layers: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
 
     def grow(self, rows: Tensor) -> None:
         """The next pass adds a token to each of these responses."""
         self.rows, self.place = rows, self.place + 1
+        self.start_n, self.length_n = self.start_N[rows], self.length_N[rows]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Attention; query `[1, h, L or n, d]`, result `[1, L or n, h, d]`: first of the prompts, then of a token of each response."""
         if self.place < 0:
             self._start(layer, key[0], value[0])
             return branches.attend(query, key, value, self.branches, scale)
-        stored = self.layers[layer]
-        if not fast_cpu.usable(query, key, value, *stored):
-            return self._scaled_dot_product(stored, query, key, value, scale)
-        q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
-        out, (count, heads, size) = torch.empty_like(q), q.shape
-        about = self.rows, self.start_N[self.rows], self.length_N[self.rows]
-        numbers = count, heads, k.shape[1], size, stored[0].shape[2], self.capacity, self.place
-        fast_cpu.call("decode", q, k, v, *stored, out, *about, *numbers, scale)
-        return out[None]
+        if not fast_cpu.usable(query, key, value):
+            return self._scaled_dot_product(self.layers[layer], query, key, value, scale)
+        query, key, value = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
+        return self.read(layer, query, key, value, scale)[None]
+
+    def read(self, layer: int, query_nhd: Tensor, key_nkd: Tensor, value_nkd: Tensor, scale: float) -> Tensor:
+        """Attention of a token of each response on a CPU, `[n, h, d]`; all contiguous."""
+        stored, out = self.layers[layer], torch.empty_like(query_nhd)
+        count, heads, size = query_nhd.shape
+        numbers = count, heads, key_nkd.shape[1], size, stored[0].shape[2], self.capacity, self.place
+        fast_cpu.call("decode", query_nhd, key_nkd, value_nkd, *stored, out, self.rows, self.start_n, self.length_n, *numbers, scale)
+        return out
 
     def _start(self, layer: int, key_kLd: Tensor, value_kLd: Tensor) -> None:
         heads, _, size = key_kLd.shape
         keys = key_kLd.new_empty(len(self.length_N), heads, size, self.capacity)
         values = key_kLd.new_empty(len(self.length_N), heads, self.capacity, size)
-        self.layers[layer] = key_kLd.transpose(1, 2).contiguous(), value_kLd.contiguous(), keys, values
+        padded = F.pad(torch.stack([key_kLd, value_kLd]), (0, 0, 0, KEY_BLOCK))
+        self.layers[layer] = padded[0].transpose(1, 2).contiguous(), padded[1], keys, values
 
     def _scaled_dot_product(self, stored: tuple[Tensor, ...], query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """The same with sdpa on a padded copy of the prompts, for GPUs and machines without a C compiler."""
         prompt_kdL, prompt_kLd, keys, values = stored
         device = query.device
-        rows, start, length = (x.to(device) for x in (self.rows, self.start_N[self.rows], self.length_N[self.rows]))
+        rows, start, length = (x.to(device) for x in (self.rows, self.start_n, self.length_n))
         keys[rows, :, :, self.place], values[rows, :, self.place] = key[0].transpose(0, 1), value[0].transpose(0, 1)
         places = torch.arange(int(length.max()), device=device)
         seen = torch.minimum(start[:, None] + places, (start + length - 1)[:, None])

@@ -20,6 +20,7 @@ SIZES = {
 }  # fmt: skip
 CONFIGS = {
     "llama": LlamaConfig(**SIZES),
+    "wide": LlamaConfig(**SIZES | {"hidden_size": 160, "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.1}),
     "qwen2": Qwen2Config(**SIZES),
     "neox": GPTNeoXConfig(**{k: v for k, v in SIZES.items() if k != "num_key_value_heads"}),
     "gpt2": GPT2Config(vocab_size=12, n_embd=16, n_layer=2, n_head=2, n_positions=64),
@@ -28,7 +29,7 @@ REQUESTS = [
     Request((5, 6, 7), 3, 1.0, 1.0, 11),
     Request((5, 6, 7), 2, 0.6, 1.0, 12),
     Request((9,), 4, 1.3, 0.7, 13),
-    Request((4, 4), 1, 0.0, 1.0, 14),
+    Request((4, 4) * 20, 1, 0.0, 1.0, 14),
 ]
 
 

@@ -19,7 +19,7 @@ OF_OTHERS = {
     "eval": {"pretrain.model", "pretrain.tokenizer", "pretrain.checkpoint", "pretrain.optim", "sft.prompts", "sft.problems"},
     "grpo": {
         *(f"pretrain.{name}" for name in ("model", "tokenizer", "checkpoint", "optim", "attention", "branches", "memory", "loss")),
-        *("pretrain.loop", "pretrain.watch", "sft.prompts", "sft.problems", "sft.generated", "sft.schema", "eval.*"),
+        *("pretrain.decode", "pretrain.loop", "pretrain.watch", "sft.prompts", "sft.problems", "sft.generated", "sft.schema", "eval.*"),
     },
 }
 BENCH_OF_PIPELINE = OF_PIPELINE | {"bench"}
