@@ -180,6 +180,9 @@ class ReportInputs:
     code_first: Path | None = None
     mixing: Path | None = None
     arxiv: Path | None = None
+    figure5: Path | None = None
+    supervision: Path | None = None
+    groups: Path | None = None
 
     def __post_init__(self) -> None:
         missing = [name for name in MODEL_STAGES if getattr(self, name) is None]

@@ -13,7 +13,7 @@ from mathpipe.eval.report_style import STYLE
 Series = tuple[Sequence[float], Sequence[float]]
 INK = "#010203"
 """Stands for the page's text colour while matplotlib draws."""
-COLOURS = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444", "#8b5cf6")
+COLOURS = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444", "#8b5cf6", "#ec4899")
 
 
 class Raw(str):

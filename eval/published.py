@@ -14,6 +14,8 @@ GSM8K_MATH = {"sft": (82.9, 46.8), "grpo": (88.2, 51.7)}
 
 ROUND_4_OVERLAP = 0.98
 """Share of round 4's data collected in round 3 already (section 2.1): "nearly 98 %"."""
+FIGURE_5 = {"rft": "RFT", "online_rft": "Online RFT", "grpo_os": "GRPO+OS", "grpo_ps": "GRPO+PS"}
+"""Arm → its name in figure 5, in the order of the accuracies there (section 5.2.1)."""
 CORPUS = {"pages": 35_500_000, "tokens": 120_000_000_000}
 """The paper's corpus after four rounds (section 2.1)."""
 

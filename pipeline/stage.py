@@ -107,6 +107,7 @@ def execute(run: Run, arguments: argparse.Namespace) -> None:
     section = config_class.SECTION
     settings = config.build(config_class, tables.get(section, {}), f"{arguments.config}: [{section}]", runtime)
     paths = _named_paths(arguments.inputs, inputs_class)
+    inputs = inputs_class(**_nested(paths))
     manifests = {name: artifact.read_manifest(path) for name, path in paths.items()}
     out: Path = arguments.out
     identity = artifact.recipe_hash(
@@ -115,7 +116,7 @@ def execute(run: Run, arguments: argparse.Namespace) -> None:
     )  # fmt: skip
     is_main = int(os.environ.get("RANK", "0")) == 0
     if not is_main:  # data-parallel helpers compute, rank 0 keeps the books
-        run(settings, inputs_class(**paths), out)
+        run(settings, inputs, out)
         return
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
@@ -126,7 +127,7 @@ def execute(run: Run, arguments: argparse.Namespace) -> None:
             return
         config.write_tables(out / "config.toml", {section: config.to_table(settings), "runtime": config.to_table(runtime)})
         started, cpu = time.time(), _cpu_seconds()
-        facts = run(settings, inputs_class(**paths), out)
+        facts = run(settings, inputs, out)
         manifest = {
             "stage": arguments.stage, "hash": identity, "version": config_class.VERSION,
             "inputs": {name: {"path": str(paths[name]), "hash": manifests[name]["hash"]} for name in paths},
@@ -147,16 +148,32 @@ def fingerprint(settings: Any) -> Any:
 
 def _named_paths(pairs: list[str], inputs_class: Any) -> dict[str, Path]:
     fields = {f.name: f for f in dataclasses.fields(inputs_class)}
+    many = {name for name, f in fields.items() if str(f.type).startswith("Mapping")}
+    known = [f"{name}.KEY" if name in many else name for name in fields]
     paths: dict[str, Path] = {}
     for pair in pairs:
         name, equals, path = pair.partition("=")
-        if not equals or name not in fields:
-            raise ValueError(f"--in {pair!r}: expected one of {', '.join(fields)} as NAME=DIR{config.nearest(name, fields)}")
+        field, dot, _ = name.partition(".")
+        if not equals or field not in fields or bool(dot) != (field in many):
+            raise ValueError(f"--in {pair!r}: expected one of {', '.join(known)} as NAME=DIR{config.nearest(name, known)}")
         paths[name] = Path(path)
-    missing = [name for name, f in fields.items() if name not in paths and f.default is dataclasses.MISSING]
+    given = _nested(paths)
+    missing = [name for name, f in fields.items() if name not in given and f.default is dataclasses.MISSING]
     if missing:
-        raise ValueError(f"missing input: give --in {missing[0]}=DIR (inputs of this stage: {', '.join(fields)})")
+        raise ValueError(f"missing input: give --in {missing[0]}=DIR (inputs of this stage: {', '.join(known)})")
     return paths
+
+
+def _nested(paths: dict[str, Path]) -> dict[str, Any]:
+    """Inputs as their dataclass takes them: `runs.math.0` is the entry `math.0` of a field `runs: Mapping[str, Path]`."""
+    found: dict[str, Any] = {}
+    for name, path in paths.items():
+        field, dot, key = name.partition(".")
+        if dot:
+            found.setdefault(field, {})[key] = path
+        else:
+            found[field] = path
+    return found
 
 
 @contextlib.contextmanager

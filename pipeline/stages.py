@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -12,14 +12,28 @@ from mathpipe.pipeline.config import ConfigError, nearest
 
 NUM_VOLUMES = 4
 """Volumes that are compared: 1 to 4 times the tokens of round 1 (section 2.1: 40, 80, 120, 160 billion)."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Arms beside each other, each with several models that differ in nothing but the seed."""
+
+    family: str
+    """`arm`: pre-training (pretrain/ablation_config.py); `rl`: reinforcement (grpo/arms_config.py)."""
+    arms: tuple[str, ...]
+    """The first is what the others are compared with."""
+    num_seeds: int = 3
+
+
 COMPARISONS = {
-    "code-first": ("general-math", "code-math", "math"),
-    "mixing": ("math", "code-math", "mixed"),
-    "arxiv": ("general", "general-arxiv", "general-math"),
+    "code-first": Comparison("arm", ("general-math", "code-math", "math")),
+    "mixing": Comparison("arm", ("math", "code-math", "mixed")),
+    "arxiv": Comparison("arm", ("general", "general-arxiv", "general-math")),
+    "figure5": Comparison("rl", ("rft", "online_rft", "dpo", "ppo", "grpo_os", "grpo_ps")),
+    "supervision": Comparison("rl", ("grpo_os", "grpo_ps"), num_seeds=5),
+    "groups": Comparison("rl", ("plain", "ladder", "top_p", "variants", "reject", "refill")),
 }
-"""Comparison of section 5.1 → its arms (pretrain/ablation_config.py), the first being what the others are compared with."""
-NUM_SEEDS = 3
-"""Models of an arm, which differ in nothing but the seed."""
+"""What `mathpipe ablate` repeats: the comparisons of section 5.1, figure 5 and its supervision, and what keeps groups diverse."""
 NUM_ROUNDS = 4
 """Rounds of the corpus loop (section 2.1: after four iterations nearly 98 % of the data had been collected before)."""
 
@@ -101,27 +115,26 @@ def _volumes() -> list[Stage]:
     ]  # fmt: skip
 
 
-def _ablations() -> list[Stage]:
-    """The arms of all comparisons, a stage for each seed, and the comparisons."""
-    pretrain = "mathpipe.pretrain"
-    texts = {"benchmarks": "benchmarks", "corpus": "corpus", "sources": "sources.clean", "tokens": "tokens"}
-    seeds = range(NUM_SEEDS)
-    arms_of = {name: {f"{letter}{seed}": f"arm.{arm}.{seed}" for letter, arm in zip("abc", arms, strict=True) for seed in seeds}
-               for name, arms in COMPARISONS.items()}  # fmt: skip
+def _comparisons(arm: Stage, compare: Stage) -> list[Stage]:
+    """A stage for each arm and seed, once whatever compares it, and the comparisons of a family (the name of `arm`)."""
+    chosen = {name: comparison for name, comparison in COMPARISONS.items() if comparison.family == arm.name}
+    runs_of = {name: [(which, seed) for which in found.arms for seed in range(found.num_seeds)] for name, found in chosen.items()}
+    runs = dict.fromkeys(run for made in runs_of.values() for run in made)
     return [
-        *[Stage(f"arm.{arm}.{seed}", f"{pretrain}.ablate", f"{pretrain}.ablation_config:AblateConfig", f"{arm} with seed {seed}",
-                {"tokens": "tokens", "tokenizer": "tokenizer"}, distributed=True, optional=True, settings={"arm": arm, "seed": seed})
-          for arm in dict.fromkeys(arm for arms in COMPARISONS.values() for arm in arms) for seed in seeds],
-        *[Stage(f"ablate.{name}", f"{pretrain}.compare", f"{pretrain}.config:VolumesConfig", f"{', '.join(arms)}: side by side",
-                texts | arms_of[name], optional=True)
-          for name, arms in COMPARISONS.items()],
+        *[replace(arm, name=f"{arm.name}.{which}.{seed}", summary=f"{which} with seed {seed}", settings={"arm": which, "seed": seed})
+          for which, seed in runs],
+        *[replace(compare, name=f"ablate.{name}", summary=f"{', '.join(found.arms)}: side by side",
+                  inputs={**compare.inputs, **{f"runs.{which}.{seed}": f"{arm.name}.{which}.{seed}" for which, seed in runs_of[name]}})
+          for name, found in chosen.items()],
     ]  # fmt: skip
 
 
 ROUNDS = tuple(f"round{n}" for n in range(1, NUM_ROUNDS + 1))
 CORPUS_STAGES = ("benchmarks", "crawl", "pages", *ROUNDS, "corpus")
 """What a report on the corpus reads."""
-_corpus, _pretrain, _eval = "mathpipe.corpus", "mathpipe.pretrain", "mathpipe.eval"
+GRPO_FURTHER = {"examples": "examples", "clean": "examples.clean", "reward_model": "reward_model"}
+"""Conditional inputs of reinforcement."""
+_corpus, _pretrain, _grpo, _eval = "mathpipe.corpus", "mathpipe.pretrain", "mathpipe.grpo", "mathpipe.eval"
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
@@ -148,16 +161,28 @@ STAGES: dict[str, Stage] = {
               {"corpus": "corpus", "tokenizer": "tokenizer", "sources": "sources.clean"}),
         Stage("pretrain", f"{_pretrain}.train", f"{_pretrain}.config:PretrainConfig", "language model on the corpus",
               {"tokens": "tokens", "tokenizer": "tokenizer"}, distributed=True),
-        *_ablations(),
+        *_comparisons(
+            Stage("arm", f"{_pretrain}.ablate", f"{_pretrain}.ablation_config:AblateConfig", "",
+                  {"tokens": "tokens", "tokenizer": "tokenizer"}, distributed=True, optional=True),
+            Stage("", f"{_pretrain}.compare", f"{_pretrain}.config:VolumesConfig", "",
+                  {"benchmarks": "benchmarks", "corpus": "corpus", "sources": "sources.clean", "tokens": "tokens"}, optional=True)),
         Stage("examples", "mathpipe.sft.collect", "mathpipe.sft.config:ExamplesConfig",
               "CoT, PoT and tool-integrated examples of one schema, verified by execution"),
         Stage("examples.clean", f"{_corpus}.clean_examples", f"{_corpus}.config:CleanExamplesConfig",
               "the same without benchmark 10-grams, training splits apart", {"pages": "examples", "benchmarks": "benchmarks"}),
         Stage("sft", "mathpipe.sft.train", "mathpipe.sft.config:SftConfig", "the model on the examples, packed",
               {"pretrain": "pretrain", "examples": "examples", "clean": "examples.clean"}, distributed=True),
-        Stage("grpo", "mathpipe.grpo.train", "mathpipe.grpo.config:GrpoConfig",
+        Stage("labels", f"{_grpo}.labels", f"{_grpo}.reward_config:LabelsConfig", "roll-outs say which steps of solutions are right",
+              {"sft": "sft"}, distributed=True, conditional={"examples": "examples", "clean": "examples.clean"}, optional=True),
+        Stage("reward_model", f"{_grpo}.train_reward", f"{_grpo}.reward_config:RewardModelConfig", "a model of those labels",
+              {"labels": "labels", "pretrain": "pretrain", "sft": "sft"}, distributed=True, optional=True),
+        Stage("grpo", f"{_grpo}.train", f"{_grpo}.config:GrpoConfig",
               "group relative policy optimisation", {"sft": "sft"}, distributed=True,
-              conditional={"examples": "examples", "clean": "examples.clean", "reward_model": "reward_model"}),
+              conditional=GRPO_FURTHER),
+        *_comparisons(
+            Stage("rl", f"{_grpo}.arm", f"{_grpo}.arms_config:ArmConfig", "", {"sft": "sft"}, distributed=True,
+                  conditional=GRPO_FURTHER, optional=True),
+            Stage("", f"{_grpo}.compare", f"{_grpo}.arms_config:CompareConfig", "", optional=True)),
         Stage("evaluate", f"{_eval}.evaluate", f"{_eval}.config:EvaluateConfig", "MMLU, BBH and held-out problems for base, SFT and GRPO",
               {"benchmarks": "benchmarks", "pretrain": "pretrain", "sft": "sft", "grpo": "grpo"}),
         Stage("report", f"{_eval}.report", f"{_eval}.config:ReportConfig", "one HTML file",

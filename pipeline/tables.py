@@ -34,7 +34,9 @@ def closing(plan: Plan, targets: Sequence[str]) -> str:
         found.append(rounds(plan))
     if "volumes" in wanted:
         found.append(volumes(plan))
-    found += [ablation(plan, name) for name in stages.COMPARISONS if f"ablate.{name}" in wanted]
+    for name, comparison in stages.COMPARISONS.items():
+        if f"ablate.{name}" in wanted:
+            found.append({"arm": ablation, "rl": reinforcement}[comparison.family](plan, name))
     return "".join(f"{table}\n" for table in found)
 
 
@@ -62,6 +64,20 @@ def ablation(plan: Plan, name: str) -> str:
         columns += [(f"to {facts['arms'][0]}", f"{kind} difference", "+.4f")]
     words = f"bits per byte of held-out texts, lower is better; SE over {facts['num_seeds']} seeds"
     words += "; `mathpipe report` sets it beside the paper's"
+    return f"{render(columns, read_metrics(out))}\n{words}"
+
+
+def reinforcement(plan: Plan, name: str) -> str:
+    """The arms of a comparison of methods: accuracies with their standard errors over seeds, diversity, memory and time."""
+    out = plan.steps[f"ablate.{name}"].out
+    facts = read_manifest(out)
+    columns: list[Column] = [("arm", "arm", "s")]
+    for kind in ("sampled", "greedy"):
+        columns += [(kind, kind, ".3f"), ("± SE", f"{kind} stderr", ".3f"), (f"to {facts['arms'][0]}", f"{kind} difference", "+.3f")]
+        columns += [("± SE", f"{kind} difference stderr", ".3f")]
+    columns += [("distinct answers", "distinct_frac", ".3f"), ("equal groups", "zero_std_frac", ".3f"), ("KL", "kl", ".4f")]
+    columns += [("GB", "peak_memory_gb", ".2f"), ("s a step", "step_s", ".2f")]
+    words = f"held-out accuracy on {facts['num_questions']} questions, SE over {facts['num_seeds']} seeds; `mathpipe report` draws curves"
     return f"{render(columns, read_metrics(out))}\n{words}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar
@@ -75,22 +76,11 @@ class AblateConfig(PretrainConfig):
 
 @dataclass(frozen=True)
 class CompareInputs:
-    """The texts to compare on, and three arms with three seeds each: `b2` is the second arm with the third seed."""
+    """The texts to compare on, and the models."""
 
     benchmarks: Path
     corpus: Path
     sources: Path
     tokens: Path
-    a0: Path
-    a1: Path
-    a2: Path
-    b0: Path
-    b1: Path
-    b2: Path
-    c0: Path
-    c1: Path
-    c2: Path
-
-    def runs(self) -> list[list[Path]]:
-        """Paths by arm and seed."""
-        return [[self.a0, self.a1, self.a2], [self.b0, self.b1, self.b2], [self.c0, self.c1, self.c2]]
+    runs: Mapping[str, Path]
+    """`ARM.SEED` → model, arm by arm, the first being what the others are compared with."""

@@ -36,11 +36,13 @@ def run(config: VolumesConfig, inputs: CompareInputs, out: Path) -> dict[str, An
     """Measure every run; facts: arms, seeds and the number of texts of each kind."""
     torch.set_num_threads(config.runtime.num_threads)
     texts = draw(config, held_out_texts(config, inputs))
-    arms = [[artifact.read_manifest(path) for path in paths] for paths in inputs.runs()]
-    names = [made[0]["arm"] for made in arms]
+    runs: dict[str, list[Path]] = {}
+    for run_name, path in inputs.runs.items():
+        runs.setdefault(run_name.rpartition(".")[0], []).append(path)
+    arms = [[artifact.read_manifest(path) for path in paths] for paths in runs.values()]
     measured: list[list[pa.Table]] = []
     with log.Progress(out, sum(map(len, arms)) * len(texts), "texts", "held-out loss") as progress:
-        for name, paths in zip(names, inputs.runs(), strict=True):
+        for name, paths in runs.items():
             measured.append([])
             for seed, path in enumerate(paths):
                 file = out / "items" / f"{name}-{seed}.parquet"
@@ -54,10 +56,10 @@ def run(config: VolumesConfig, inputs: CompareInputs, out: Path) -> dict[str, An
     values = [
         np.array([[bits_per_byte(table, kind) for kind in kinds] for table in tables]) for tables in measured
     ]  # [seeds, kinds] an arm
-    for name, made, value_SK in zip(names, arms, values, strict=True):
+    for name, made, value_SK in zip(runs, arms, values, strict=True):
         artifact.append_metrics(out, arm=name, tokens=made[0]["num_tokens"], **table_row(kinds, value_SK, values[0]))
     counts = {kind: sum(1 for text in texts if text[0] == kind) for kind in kinds}
-    return {"arms": names, "num_seeds": len(arms[0]), "seeds": [made["seed"] for made in arms[0]], "texts": counts}
+    return {"arms": list(runs), "num_seeds": len(arms[0]), "seeds": [made["seed"] for made in arms[0]], "texts": counts}
 
 
 def held_out_texts(config: VolumesConfig, inputs: CompareInputs) -> dict[str, list[tuple[str, str]]]:

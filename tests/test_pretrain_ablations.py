@@ -21,7 +21,8 @@ from mathpipe.pretrain.ablation_config import ARMS, AblateConfig, CompareInputs,
 from mathpipe.pretrain.config import PretrainConfig, VolumesConfig
 
 FRAC = 0.3
-SEEDS = range(stages.NUM_SEEDS)
+COMPARISONS = {name: found for name, found in stages.COMPARISONS.items() if found.family == "arm"}
+SEEDS = range(3)
 PAPER = 400 / 550
 
 
@@ -54,10 +55,10 @@ def test_an_arm_settles_into_a_training_run_that_differs_in_data_alone() -> None
 
 def test_the_command_plans_three_arms_with_three_seeds_and_shares_them(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, "tiny")
-    for name, arms in stages.COMPARISONS.items():
+    for name, found in COMPARISONS.items():
         pending = {step.name for step in plan.pending([f"ablate.{name}"])}
-        assert {step for step in pending if step.startswith("arm.")} == {f"arm.{arm}.{seed}" for arm in arms for seed in SEEDS}
-        assert set(arms) <= set(ARMS)
+        assert {step for step in pending if step.startswith("arm.")} == {f"arm.{arm}.{seed}" for arm in found.arms for seed in SEEDS}
+        assert set(found.arms) <= set(ARMS)
     made = [plan.steps[f"arm.{arm}.{seed}"] for arm in ARMS for seed in SEEDS]
     assert len({step.hash for step in made}) == len(made), "no two models are the same"
     assert [(step.config.arm, step.config.seed) for step in made] == [(arm, seed) for arm in ARMS for seed in SEEDS]
@@ -89,14 +90,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> CompareInputs:
         artifact.write_parquet(folder(base, name) / "data" / f"{file}.parquet", pa.table(table))
     facts = {"benchmarks": {}, "corpus": {}, "sources": {}, "tokens": {"held_out_frac": FRAC}}
     paths = {name: finish(folder(base, name), made) for name, made in facts.items()}
+    runs = {}
     vocabulary = bpe.train(texts, 300)
-    for letter, arm, spread in (("a", "math", 0.3), ("b", "code-math", 0.4), ("c", "mixed", 0.5)):
+    for arm, spread in (("math", 0.3), ("code-math", 0.4), ("mixed", 0.5)):
         for seed in SEEDS:
             config = PretrainConfig(hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2, seed=seed, initializer_range=spread)
-            out = folder(base, f"{letter}{seed}")
+            out = folder(base, f"{arm}.{seed}")
             model.save(model.build(config, len(vocabulary), vocabulary.eos_token_id, vocabulary.pad_token_id), vocabulary, out)
-            paths[f"{letter}{seed}"] = finish(out, {"arm": arm, "num_tokens": 1000, "seed": seed})
-    return CompareInputs(**paths)
+            runs[f"{arm}.{seed}"] = finish(out, {"arm": arm, "num_tokens": 1000, "seed": seed})
+    return CompareInputs(**paths, runs=runs)
 
 
 def test_arms_are_compared_on_texts_that_none_saw_and_a_killed_comparison_continues(trained: CompareInputs, tmp_path: Path) -> None:
