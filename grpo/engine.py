@@ -110,7 +110,7 @@ class EngineSampler:
     def start_weight_update(self) -> None:
         self.call("start_weight_update")
 
-    def update_weights(self, update_info: dict[str, Any]) -> None:
+    def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
         self.call("update_weights", {"update_info": update_info})
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
@@ -154,9 +154,10 @@ class NcclTransfer:
         with socket.socket() as free:
             free.bind((HOST, 0))
             port = free.getsockname()[1]
-        self.source = Weights()
+        source: Any = Weights()
+        self.source = source
         info = NCCLTrainerInitInfo(HOST, port, world_size=2, rank=0)
-        self.sender = NCCLTrainerWeightTransferEngine.trainer_init(info, client=client, source=self.source)
+        self.sender = NCCLTrainerWeightTransferEngine.trainer_init(info, client=client, source=source)
 
     def send(self, weights: Sequence[tuple[str, Tensor]]) -> None:
         """One whole update."""

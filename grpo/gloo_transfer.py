@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -45,10 +46,11 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInit, GlooUpdate]):
         self.receive_weights(self.parse_update_info(update_info))  # without the base class's wait for an accelerator
 
     def receive_weights(self, update_info: GlooUpdate) -> None:
+        model: Any = self.model
         for name, dtype, shape in zip(update_info.names, update_info.dtypes, update_info.shapes, strict=True):
             weight = torch.empty(shape, dtype=getattr(torch, dtype))
             broadcast(self.group, weight)
-            self.model.load_weights([(name, weight)])
+            model.load_weights([(name, weight)])
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)

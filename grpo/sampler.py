@@ -25,14 +25,14 @@ from mathpipe.grpo.config import GrpoConfig
 from mathpipe.pretrain import checkpoint
 
 NamedWeights = Iterable[tuple[str, Tensor]]
-CPU_ENGINE = {
+CPU_ENGINE: dict[str, Any] = {
     "dtype": "float32",
     "enforce_eager": True,
     "block_size": 32,  # the default of 128 is longer than a short prompt, which would then be computed once per sample
     "kv_cache_memory_bytes": 384 * 2**20,  # all of it is touched in time; sequences beyond it wait
     "enable_chunked_prefill": False,  # a prompt cut in two fails with seeded requests on CPU (Generator has no offset)
 }
-GPU_ENGINE = {
+GPU_ENGINE: dict[str, Any] = {
     "dtype": "bfloat16",
     "gpu_memory_utilization": 0.3,  # weights and cache; the rest is the trainer's: policy, moments, reference, activations
 }
@@ -49,6 +49,9 @@ class Request:
     top_p: float
     seed: int
     """The samples of a request differ, requests with the same prompt and seed repeat each other."""
+
+    def __post_init__(self) -> None:
+        assert self.temperature or self.num_samples == 1, "greedy samples are all the same"
 
 
 @dataclass(frozen=True)
@@ -95,13 +98,14 @@ class VllmSampler:
         with forked_rng():  # LLM() reseeds the global generators
             from vllm import LLM
 
-            settings = {"distributed_executor_backend": "external_launcher"} | (GPU_ENGINE if uses_gpu else CPU_ENGINE) | settings
+            engine = GPU_ENGINE if uses_gpu else CPU_ENGINE
+            settings = {"distributed_executor_backend": "external_launcher"} | engine | settings
             self.engine = LLM(
                 str(path), seed=0, max_model_len=max_length, max_num_seqs=max_sequences, max_num_batched_tokens=max(8192, max_length),
                 logprobs_mode="processed_logprobs", skip_tokenizer_init=True, disable_log_stats=True, **settings,
             )  # fmt: skip
-            self.core: Any = self.engine.llm_engine.engine_core
-            self.core._finalizer.detach()  # it destroys every process group of this process, the trainer's and other engines' too
+            core: Any = self.engine.llm_engine.engine_core
+            core._finalizer.detach()  # it destroys every process group of this process, the trainer's and other engines' too
             self.engine.collective_rpc(keep_untruncated)
             if self.tied:
                 self.sync(_stored_weights(path))
@@ -137,8 +141,9 @@ class VllmSampler:
         self.engine.reset_prefix_cache()  # cached prompts belong to the old weights
 
     def close(self) -> None:
-        self.core.engine_core.model_executor.shutdown()
-        del self.engine, self.core
+        core: Any = self.engine.llm_engine.engine_core
+        core.engine_core.model_executor.shutdown()
+        del self.engine
 
 
 def spread(seed: int) -> int:

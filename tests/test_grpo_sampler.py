@@ -106,8 +106,8 @@ def test_neighbouring_seeds_share_no_sample(sampler, tokenizer):
 
 @BOTH
 def test_log_probs_are_the_policys_at_each_samples_temperature_before_top_p(sampler, network, tokenizer):
-    kinds = [(0.5, 1.0), (1.0, 1.0), (1.6, 0.6), (0.0, 1.0)]
-    asked = [ask(tokenizer, n, temperature, 4, top_p) for n, (temperature, top_p) in enumerate(kinds)]
+    kinds = [(0.5, 4, 1.0), (1.0, 4, 1.0), (1.6, 4, 0.6), (0.0, 1, 1.0)]
+    asked = [ask(tokenizer, n, *kind) for n, kind in enumerate(kinds)]
     for group, request in zip(sampler.sample(asked, LENGTH), asked, strict=True):
         for one in group:
             assert (one.temperature, one.prompt) == (request.temperature, request.prompt)
