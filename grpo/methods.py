@@ -4,8 +4,9 @@ Every method ascends
 
     E[(q, o) ~ source] (1/|o|) Σ_t GC(q, o, t) ∇ log π_θ(o_t | q, o_<t)
 
-PPO and GRPO do it through `loss.policy_loss`. For the others the coefficient of an output is a number, known from a first pass
-without gradient where it depends on the policy: their loss is -Σ weight · GC · log π.
+All do it through `loss.policy_loss`, whose gradient at ratio 1 is -Σ weight · Â · ∇ log π. For RFT, Online RFT and DPO the
+coefficient of an output is a number, known from a first pass without gradient where it depends on the policy: it takes the place
+of Â, and there is no KL in the loss.
 
 Deviation from the paper: DPO's coefficient keeps the factor β that the gradient of its objective has; table 10 leaves it out.
 """
@@ -67,8 +68,3 @@ def coefficients(
     pull_BGG = torch.where(better_BGG, config.dpo_beta * torch.sigmoid(-margin_BGG), 0.0)
     scale_B = reward_BG.shape[1] / better_BGG.sum((1, 2)).clamp(min=1)
     return ((pull_BGG.sum(2) - pull_BGG.sum(1)) * scale_B[:, None]).flatten()
-
-
-def likelihood_loss(logp_M: Tensor, output_M: Tensor, weight_M: Tensor, coefficient_N: Tensor) -> Tensor:
-    """-Σ weight · GC · log π, to descend."""
-    return -(weight_M * coefficient_N[output_M] * logp_M).sum()

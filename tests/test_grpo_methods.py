@@ -9,7 +9,7 @@ from mathpipe.grpo.advantages import gae, outcome_advantages, process_advantages
 from mathpipe.grpo.config import METHODS as NAMES
 from mathpipe.grpo.config import GrpoConfig
 from mathpipe.grpo.loss import Tokens, kl_rewards, policy_loss, sums, token_weights
-from mathpipe.grpo.methods import METHODS, coefficients, likelihood_loss
+from mathpipe.grpo.methods import METHODS, coefficients
 
 LENGTHS = torch.tensor([2, 1, 3, 2, 1, 2])
 """Two questions with three samples each."""
@@ -39,6 +39,11 @@ def unified(theta, logp, coefficient_M):
     return total
 
 
+def weighted_likelihood(logp_M, coefficient_N):
+    """The loss of a method without advantages: each output's coefficient in their place."""
+    return policy_loss(Tokens(logp_M, logp_M.detach(), None, None, coefficient_N[OUTPUT], WEIGHT, OUTPUT), GrpoConfig())[0]
+
+
 def test_the_table_is_the_papers():
     """Table of appendix A.1: sources and rewards of figure 5 (the caption's GRPO and PPO use a model, the others a rule)."""
     assert set(METHODS) == set(NAMES)
@@ -53,7 +58,7 @@ def test_rejection_sampling_pulls_the_right_outputs_with_coefficient_one(method)
     theta, logp, _ = features()
     coefficient = coefficients(GrpoConfig(method=method), REWARD, LENGTHS)
     assert coefficient.tolist() == [1, 0, 0, 1, 1, 0]
-    (found,) = torch.autograd.grad(likelihood_loss(logp(theta), OUTPUT, WEIGHT, coefficient), theta)
+    (found,) = torch.autograd.grad(weighted_likelihood(logp(theta), coefficient), theta)
     torch.testing.assert_close(found, unified(theta, logp, coefficient[OUTPUT]))
     assert coefficients(GrpoConfig(method=method), torch.tensor([[1.0, math.nan]]), LENGTHS[:2]).tolist() == [1, 0]
 
@@ -72,7 +77,7 @@ def test_dpo_is_the_gradient_of_its_objective():
     (expected,) = torch.autograd.grad(objective(), theta)
     logp_N, reference_N = sums(logp(theta).detach(), OUTPUT), sums(reference, OUTPUT)
     coefficient = coefficients(config, REWARD, LENGTHS, logp_N, reference_N)
-    (found,) = torch.autograd.grad(likelihood_loss(logp(theta), OUTPUT, WEIGHT, coefficient), theta)
+    (found,) = torch.autograd.grad(weighted_likelihood(logp(theta), coefficient), theta)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(found, unified(theta, logp, coefficient[OUTPUT]))
 
