@@ -49,6 +49,7 @@ checkpoint_every = 10
 group_size = 8
 questions_per_step = 4
 num_steps = 12
+iterations = 2
 max_new_tokens = 8
 max_prompt_tokens = 256
 sampler = "transformers"
@@ -56,44 +57,55 @@ num_held_out = 20
 held_out_samples = 2
 eval_every = 5
 checkpoint_every = 3
+[grpo.rewards]
+answer = 1.0
+"{reward}:digits" = 1.0
 """
+REWARD = """
+def digits(question, answer, completion):
+    return sum(character.isdigit() for character in completion) / 8
+"""
+"""Beside the answer, which the toy model never gets right: what it can learn."""
 
 
-def command(folder, stage, inputs, out):
+def command(folder, stage, inputs, out, *more):
     module = {"tokenizer": "pretrain.train_tokenizer", "tokens": "pretrain.tokens", "examples": "sft.collect"}.get(stage, f"{stage}.train")
     named = [word for name in inputs for word in ("--in", f"{name}={folder / name}")]
-    return [sys.executable, "-m", f"mathpipe.{module}", "--config", str(folder / "toy.toml"), *named, "--out", str(out)]
+    processes = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if "two" in out.name else []
+    start = [sys.executable, *processes, "-m", f"mathpipe.{module}", "--config", str(folder / "toy.toml")]
+    return [*start, *named, "--out", str(out), *more]
 
 
-def run(folder, stage, inputs, out=None):
+def run(folder, stage, inputs, out=None, *more):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    found = subprocess.run(command(folder, stage, inputs, out or folder / stage), env=environment, capture_output=True, text=True)
+    found = subprocess.run(command(folder, stage, inputs, out or folder / stage, *more), env=environment, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr[-3000:]
 
 
-def run_killed(folder, stage, inputs, out):
+def run_killed(folder, stage, inputs, out, *more):
     """Start a stage, kill -9 it after its first complete checkpoint, run it again to its end."""
     process = subprocess.Popen(
-        command(folder, stage, inputs, out), env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+        command(folder, stage, inputs, out, *more), env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
     deadline = time.monotonic() + 120
     while not list(out.glob("checkpoints/step-*/complete.json")):
         assert process.poll() is None, "the stage ended before its first checkpoint"
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
+    os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not artifact.is_complete(out)
-    if stage != "grpo":  # a checkpoint can be opened as a model while training goes on
-        at_checkpoint = load(min(out.glob("checkpoints/step-*/complete.json")).parent / "model")
-        assert at_checkpoint.config.eos_token_id is not None
-    run(folder, stage, inputs, out)
+    at_checkpoint = load(min(out.glob("checkpoints/step-*/complete.json")).parent / "model")  # opened while training goes on
+    assert at_checkpoint.config.eos_token_id is not None
+    run(folder, stage, inputs, out, *more)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("stages")
-    (path / "toy.toml").write_text(CONFIG)
+    (path / "reward.py").write_text(REWARD)
+    (path / "toy.toml").write_text(CONFIG.replace("{reward}", str(path / "reward.py")))
     texts = [f"The sum of {a} and {b} is {a + b}. Therefore the product of {a} and {b} is {a * b}." for a in range(30) for b in range(20)]
     table = pa.table({"url": [f"http://h/{n}" for n in range(len(texts))], "text": texts})
     artifact.write_parquet(path / "corpus" / "data" / "0.parquet", table)
@@ -160,16 +172,26 @@ def test_grpo_runs_resumes_and_reports(folder):
     questions = {row["question"] for file in (folder / "grpo" / "completions").glob("*.parquet") for row in pq.read_table(file).to_pylist()}
     held = {row["question"] for row in pq.read_table(folder / "grpo" / "held_out.parquet").to_pylist()}
     assert not questions & held
+    first, last = (load(path) for path in (folder / "grpo" / "iterations" / "1" / "model", folder / "grpo" / "model"))
+    assert any(not torch.equal(a, b) for a, b in zip(first.parameters(), last.parameters(), strict=True))
+    kl = {row["step"]: row["kl"] for row in artifact.read_metrics(folder / "grpo") if "kl" in row}
+    assert kl[1] == kl[7] == 0 < kl[6], "an iteration starts with the policy as its reference"
+
+
+def test_killed_ppo_with_two_processes_and_varied_groups_ends_bit_identical(folder):
+    settings = {"method": "ppo", "kl": "k1_reward", "num_steps": 6, "iterations": 1, "temperatures": [0.8, 1.2], "refill_rounds": 1}
+    more = [word for name, value in settings.items() for word in ("--set", f"grpo.{name}={json.dumps(value)}")]
+    run(folder, "grpo", ["sft"], folder / "ppo-two", *more)
+    run_killed(folder, "grpo", ["sft"], folder / "ppo-two-killed", *more)
+    assert_same_run(folder / "ppo-two", folder / "ppo-two-killed")
+    rows = artifact.read_metrics(folder / "ppo-two")
+    assert sum(row.get("refilled", 0) for row in rows) > 0 and all(row["value_loss"] > 0 for row in rows if "value_loss" in row)
 
 
 def test_two_processes_train_like_one(folder):
     """The same batches in another layout: losses agree to rounding."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     out = folder / "sft-two"
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    training = command(folder, "sft", ["pretrain", "examples"], out)[1:]
-    found = subprocess.run([*torchrun, *training], env=environment, capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr[-3000:]
+    run(folder, "sft", ["pretrain", "examples"], out)
     one, two = (artifact.read_metrics(path) for path in (folder / "sft", out))
     assert max(abs(a["loss"] - b["loss"]) for a, b in zip(one[:20], two[:20], strict=True)) < 1e-3
 
