@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -104,6 +106,22 @@ def test_the_table_by_hand(compared: Path) -> None:
     assert (ppo["step_s"], ppo["peak_memory_gb"], ppo["zero_std_frac"], ppo["reward"]) == pytest.approx((2.0, 2.25, 0.5, 0.3))
     assert "kl" not in ppo, "what no run measured is left out"
     assert compare.stderr(np.array([1.0])) is None and compare.stderr(np.array([1.0, 3.0])) == pytest.approx(1)
+
+
+def test_the_front_door_takes_any_number_of_runs(compared: Path, tmp_path: Path) -> None:
+    def call(*words: str) -> subprocess.CompletedProcess[str]:
+        config = tmp_path / "compare.toml"
+        config.write_text("[compare]\n")
+        command = [sys.executable, "-m", "mathpipe.grpo.compare", "--config", str(config), "--out", str(tmp_path / "out"), *words]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    base = compared.parent
+    done = call("--in", f"runs.ppo.1={base}/ppo.1", "--in", f"runs.rft.1={base}/rft.1")
+    assert done.returncode == 0, done.stderr
+    manifest = artifact.read_manifest(tmp_path / "out")
+    assert manifest["arms"] == ["ppo", "rft"] and list(manifest["inputs"]) == ["runs.ppo.1", "runs.rft.1"]
+    refused = call("--in", f"runs={base}/ppo.1")
+    assert refused.returncode == 2 and "expected one of runs.KEY as NAME=DIR" in refused.stderr
 
 
 def test_curves_hold_every_seed_and_a_second_run_ends_the_same(compared: Path) -> None:

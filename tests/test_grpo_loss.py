@@ -212,7 +212,8 @@ def in_parts(columns, order, num_parts, config):
     """Loss and gradient of each output, its tokens computed in `num_parts` micro-batches in this order."""
     lengths = torch.tensor([len(values) for values in columns[0]])
     weights = token_weights(lengths, config.loss, len(lengths), int(lengths.sum()), config.max_new_tokens)
-    total, gradients = 0.0, {}
+    total = 0.0
+    gradients: dict[int, torch.Tensor] = {}
     for part in (order[n::num_parts] for n in range(num_parts)):
         if not part:
             continue
@@ -239,7 +240,8 @@ def test_any_micro_batches_in_any_order_give_loss_and_gradient_of_the_definition
     shuffle.shuffle(order)
     total, found = in_parts(columns, order, num_parts, config)
     logps = [values.double().requires_grad_() for values in columns[0]]
-    expected = definition(logps, *([values.double() for values in column] for column in columns[1:3]), columns[3], config)
+    olds, references = ([values.double() for values in column] for column in columns[1:3])
+    expected = definition(logps, olds, references, columns[3], config)
     assert total == pytest.approx(float(expected.detach()), abs=1e-6)
     torch.testing.assert_close(found, torch.cat(torch.autograd.grad(expected, logps)).float(), atol=1e-6, rtol=1e-5)
 
