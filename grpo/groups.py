@@ -111,7 +111,7 @@ def near_duplicates(texts: Sequence[str], jaccard: float, last: Sequence[int] = 
     signature = {text: _minhash(text) for text in set(texts)}
     kept: list[np.ndarray] = []
     found = []
-    for n in sorted(range(len(texts)), key=lambda n: (n in set(last), n)):
+    for n in [*(n for n in range(len(texts)) if n not in last), *last]:
         values = signature[texts[n]]
         if kept and (np.stack(kept) == values).mean(1).max() >= jaccard:
             found.append(n)

@@ -84,10 +84,10 @@ def test_it_samples_what_vllm_in_process_samples_and_follows_the_weights(make, t
     sampler = EngineSampler(tmp_path / "model", 192, uses_gpu=False)
     asked = [ask(tokenizer, 1), ask(tokenizer, 2, temperature=0.7, text=PROMPT[:20]), ask(tokenizer, 3, top_p=0.8)]
     found = sampler.sample(asked, 12)
+    assert torch.equal(state, torch.get_rng_state())
     follows(sampler, network, make(tokenizer, 1), tokenizer)
     assert sampler.sample(asked, 12) == found, "the weights are those of the beginning again"
     sampler.close()
-    assert torch.equal(state, torch.get_rng_state())
     in_process = VllmSampler(tmp_path / "model", 192, uses_gpu=False)
     assert in_process.sample(asked, 12) == found
     in_process.close()

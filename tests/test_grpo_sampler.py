@@ -1,11 +1,14 @@
 """Samplers: their log-probabilities are the policy's, weights follow, seeds decide, the random state stays."""
 
+import importlib.util
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from mathpipe.grpo.config import GrpoConfig
 from mathpipe.grpo.generate import TransformersSampler
-from mathpipe.grpo.sampler import Request, VllmSampler
+from mathpipe.grpo.sampler import Request, VllmSampler, make_sampler
 from mathpipe.pipeline.config import Runtime
 from mathpipe.pretrain import model, optim
 from mathpipe.pretrain.config import PretrainConfig
@@ -79,6 +82,13 @@ def log_probs(network, response):
     """log-probabilities of all tokens at the places of a response, at its temperature, from a plain forward pass, `[T, V]`."""
     logits = network(torch.tensor([response.prompt + response.ids])).logits[0, len(response.prompt) - 1 : -1]
     return torch.log_softmax(logits / (response.temperature or 1.0), -1)
+
+
+@pytest.mark.parametrize("kind", ["vllm", "vllm-engine"])
+def test_without_vllm_one_line_says_what_to_do(kind, monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=f'grpo.sampler "{kind}" needs vllm .* or take sampler = "transformers"'):
+        make_sampler(GrpoConfig(sampler=kind), tmp_path, None, None)
 
 
 @BOTH
