@@ -24,7 +24,7 @@ from mathpipe.pretrain import fast_cpu
 
 BLOCK = 128
 """Queries of a response whose scores are computed at a time on a CPU; keys behind the block are left out."""
-SCORES = 1 << 18
+SCORES = 1 << 17
 """Scores of one head that exist at the same time on a CPU, as far as whole responses allow: they stay in the cache."""
 KEPT_KEYS = 256
 """Up to so many keys attention weights are kept for the backward pass; where more are seen they are computed again."""
@@ -34,29 +34,15 @@ KEPT_KEYS = 256
 class Block:
     """Queries computed together: of n responses of one prompt, or of one prompt."""
 
-    prompt: slice
-    """Tokens of the prompt that they see; a prompt itself sees none."""
-    own_nK: Tensor
-    """Tokens of each response up to its last query; a shorter response repeats its last one."""
-    valid_nK: Tensor | None
-    """Where they are no repetition; None: everywhere."""
-    start: int
-    """The first query is this one of the own tokens, the others follow."""
-
-    @cached_property
-    def rows(self) -> Tensor:
-        """The queries' tokens, each once."""
-        return _where(self.own_nK[:, self.start :], self.queries)
-
-    @cached_property
-    def queries(self) -> Tensor | None:
-        """Which queries are no repetition; None: all."""
-        return None if self.valid_nK is None else self.valid_nK[:, self.start :]
+    rows_nT: Tensor
+    """Their tokens; -1 behind the end of a shorter response."""
+    seen_nS: Tensor
+    """Tokens of the prompt and of the response up to its last query here; a query sees those up to itself."""
 
     @property
     def first(self) -> int:
         """Place of the first query among the keys."""
-        return self.prompt.stop - self.prompt.start + self.start
+        return self.seen_nS.shape[1] - self.rows_nT.shape[1]
 
 
 @dataclass(frozen=True)
@@ -118,13 +104,13 @@ def _parts(own: list[slice], prompt: int) -> Iterator[list[slice]]:
 
 
 def _blocks(prompt: slice, own: list[slice]) -> Iterator[Block]:
-    start_n1 = torch.tensor([[one.start] for one in own])
-    last_n1 = torch.tensor([[one.stop - 1] for one in own])
-    longest = int((last_n1 - start_n1).max()) + 1
+    start_n1, end_n1 = (torch.tensor([[getattr(one, name)] for one in own]) for name in ("start", "stop"))
+    shared = torch.arange(prompt.start, prompt.stop).expand(len(own), -1)
+    longest = int((end_n1 - start_n1).max())
     for first in range(0, longest, BLOCK):
         places = start_n1 + torch.arange(min(first + BLOCK, longest))
-        valid = places <= last_n1
-        yield Block(prompt, places.minimum(last_n1), None if bool(valid.all()) else valid, first)
+        places = places.masked_fill(places >= end_n1, -1)
+        yield Block(places[:, first:].contiguous(), torch.cat([shared, places], 1))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, branches: Branches, scale: float) -> Tensor:
@@ -143,19 +129,17 @@ def attend(query: Tensor, key: Tensor, value: Tensor, branches: Branches, scale:
     if fast_cpu.usable(query, key, value):
         return CpuBranches.apply(*(t[0].transpose(0, 1) for t in (query, key, value)), branches, scale)[None]
     parts = [_scaled_dot_product(query[0], key[0], value[0], block, scale) for block in branches.blocks]
-    rows = torch.cat([block.rows.flatten() for block in branches.blocks]).to(query.device)
-    return torch.zeros_like(query[0].transpose(0, 1)).index_copy(0, rows, torch.cat(parts))[None]
+    rows = torch.cat([block.rows_nT.flatten() for block in branches.blocks]).to(query.device)
+    return torch.zeros_like(query[0].transpose(0, 1)).index_copy(0, rows[rows >= 0], torch.cat(parts)[rows >= 0])[None]
 
 
 def _scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, block: Block, scale: float) -> Tensor:
-    """Attention of a block's queries, each once, `[queries, h, d]`, from `[h, L, d]`."""
-    own = block.own_nK.to(query.device)
-    seen = torch.cat([torch.arange(block.prompt.start, block.prompt.stop, device=own.device).expand(len(own), -1), own], 1)
-    q, k, v = (t[:, index].transpose(0, 1) for t, index in ((query, own[:, block.start :]), (key, seen), (value, seen)))
-    places = torch.arange(seen.shape[1], device=own.device)
+    """Attention of a block's queries, `[n·T, h, d]`, from `[h, L, d]`."""
+    rows, seen = block.rows_nT.to(query.device), block.seen_nS.to(query.device)
+    q, k, v = (t[:, index].transpose(0, 1) for t, index in ((query, rows), (key, seen), (value, seen)))
+    places = torch.arange(seen.shape[1], device=seen.device)
     mask = places <= places[block.first :, None]
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).transpose(1, 2)
-    return _where(out, block.queries).reshape(-1, *query.shape[::2])
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).transpose(1, 2).flatten(0, 1)
 
 
 class CpuBranches(torch.autograd.Function):
@@ -166,10 +150,10 @@ class CpuBranches(torch.autograd.Function):
         query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
         out, kept = torch.empty_like(query), []
         for block in branches.blocks:
-            v = _seen(value, block)
-            weights = _weights(_rows(query, block), _seen(key, block), block.first, scale)
-            _put(out, block, torch.bmm(weights, v))
-            kept.append(weights if v.shape[1] <= KEPT_KEYS else None)
+            q, k, v = _gather(query, block.rows_nT), _gather(key, block.seen_nS), _gather(value, block.seen_nS)
+            weights = _weights(q, k, block.first, scale)
+            _scatter(torch.bmm(weights, v), block.rows_nT, out, add=False)
+            kept.append(weights if block.seen_nS.shape[1] <= KEPT_KEYS else None)
         ctx.save_for_backward(query, key, value, *kept)
         ctx.branches, ctx.scale = branches, scale
         return out
@@ -180,16 +164,15 @@ class CpuBranches(torch.autograd.Function):
         dout = dout.contiguous()
         dquery, dkey, dvalue = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
         for block, weights in zip(ctx.branches.blocks, kept, strict=True):
-            q, k, v, do = _rows(query, block), _seen(key, block), _seen(value, block), _rows(dout, block)
-            if block.queries is not None:
-                do.view(-1, *block.queries.shape, do.shape[2]).mul_(block.queries[..., None])
+            q, do = _gather(query, block.rows_nT), _gather(dout, block.rows_nT)
+            k, v = _gather(key, block.seen_nS), _gather(value, block.seen_nS)
             if weights is None:
                 weights = _weights(q, k, block.first, ctx.scale)
-            _add(dvalue, block, torch.bmm(weights.transpose(1, 2), do))
+            _scatter(torch.bmm(weights.transpose(1, 2), do), block.seen_nS, dvalue, add=True)
             gradient = torch.bmm(do, v.transpose(1, 2))
             fast_cpu.call("causal_softmax_backward", gradient, weights, weights[..., 0].numel(), weights.shape[2], ctx.scale)
-            _put(dquery, block, torch.bmm(gradient, k))
-            _add(dkey, block, torch.bmm(gradient.transpose(1, 2), q))
+            _scatter(torch.bmm(gradient, k), block.rows_nT, dquery, add=False)
+            _scatter(torch.bmm(gradient.transpose(1, 2), q), block.seen_nS, dkey, add=True)
         return dquery, dkey, dvalue, None, None
 
 
@@ -199,31 +182,14 @@ def _weights(query: Tensor, key: Tensor, first: int, scale: float) -> Tensor:
     return weights
 
 
-def _rows(x_Lhd: Tensor, block: Block) -> Tensor:
-    """`[h·n, T, d]` of the block's queries."""
-    return x_Lhd[block.own_nK[:, block.start :]].permute(2, 0, 1, 3).flatten(0, 1).contiguous()
+def _gather(x_Lhd: Tensor, places_nT: Tensor) -> Tensor:
+    """`[h·n, T, d]`; 0 where a place is -1."""
+    (n, length), (_, heads, size) = places_nT.shape, x_Lhd.shape
+    out = x_Lhd.new_empty(heads * n, length, size)
+    fast_cpu.call("gather", x_Lhd, places_nT, out, n * length, heads, size)
+    return out
 
 
-def _seen(x_Lhd: Tensor, block: Block) -> Tensor:
-    """`[h·n, S, d]` of the block's keys."""
-    own = x_Lhd[block.own_nK].permute(2, 0, 1, 3)
-    prompt = x_Lhd[block.prompt].transpose(0, 1)[:, None].expand(-1, own.shape[1], -1, -1)
-    return torch.cat([prompt, own], 2).flatten(0, 1)
-
-
-def _put(out_Lhd: Tensor, block: Block, x: Tensor) -> None:
-    """Write `[h·n, T, d]` of the block's queries to their places."""
-    n = len(block.own_nK)
-    out_Lhd[block.rows] = _where(x.view(-1, n, *x.shape[1:]).permute(1, 2, 0, 3), block.queries)
-
-
-def _add(out_Lhd: Tensor, block: Block, x: Tensor) -> None:
-    """Add gradients `[h·n, S, d]` of the block's keys at their places; those of repetitions are 0 and left out."""
-    x_nShd = x.view(-1, len(block.own_nK), *x.shape[1:]).permute(1, 2, 0, 3)
-    split = x.shape[1] - block.own_nK.shape[1]
-    out_Lhd[block.prompt] += x_nShd[:, :split].sum(0)
-    out_Lhd[_where(block.own_nK, block.valid_nK)] += _where(x_nShd[:, split:], block.valid_nK)
-
-
-def _where(x_nT: Tensor, mask_nT: Tensor | None) -> Tensor:
-    return x_nT if mask_nT is None else x_nT[mask_nT.to(x_nT.device)]
+def _scatter(x: Tensor, places_nT: Tensor, out_Lhd: Tensor, add: bool) -> None:
+    """The inverse: `[h·n, T, d]` to its places or, with `add`, on top of what is there."""
+    fast_cpu.call("scatter", x, places_nT, out_Lhd, places_nT.numel(), *out_Lhd.shape[1:], int(add))

@@ -130,6 +130,30 @@ void causal_softmax_backward(float *gradient, const float *weights, long rows, l
 }
 
 typedef float vec __attribute__((vector_size(32), aligned(4), may_alias));
+/* out[h, i] = x[place[i], h] for tokens x of several heads, 0 where the place is -1 */
+void gather(const float *x, const long *place, float *out, long n, long heads, long size) {
+#pragma omp parallel for
+    for (long h = 0; h < heads; h++)
+        for (long i = 0; i < n; i++)
+            if (place[i] < 0) memset(out + (h * n + i) * size, 0, size * sizeof(float));
+            else memcpy(out + (h * n + i) * size, x + (place[i] * heads + h) * size, size * sizeof(float));
+}
+
+/* out[place[i], h] += x[h, i], or takes it with `add` 0; nothing where the place is -1 */
+void scatter(const float *x, const long *place, float *out, long n, long heads, long size, long add) {
+#pragma omp parallel for
+    for (long h = 0; h < heads; h++)
+        for (long i = 0; i < n; i++) {
+            float *to = out + (place[i] * heads + h) * size;
+            const float *from = x + (h * n + i) * size;
+            if (place[i] < 0) continue;
+            if (!add) memcpy(to, from, size * sizeof(float));
+            else
+#pragma GCC ivdep
+                for (long c = 0; c < size; c++) to[c] += from[c];
+        }
+}
+
 #define BLOCK 32 /* floats in four of them */
 
 /* s[j] = scale * q . k_j for j < n; writes and reads up to BLOCK - 1 further places. Keys stand as [size, token]. */
