@@ -21,7 +21,7 @@ from mathpipe.grpo.config import GrpoConfig
 from mathpipe.grpo.credit import Ragged
 from mathpipe.grpo.loss import Tokens, policy_loss, token_weights, value_loss
 from mathpipe.grpo.methods import METHODS
-from mathpipe.grpo.packed import Packed, pack, split
+from mathpipe.grpo.packed import Packed, micro_batches, pack
 from mathpipe.grpo.policy import Policy
 from mathpipe.grpo.rollout import Rollout
 from mathpipe.grpo.sampler import Response
@@ -154,17 +154,6 @@ class Learner:
 def needs_reference(config: GrpoConfig) -> bool:
     """Whether the reference's log-probabilities take part in the update."""
     return config.method == "dpo" or (config.kl_coef > 0 and not METHODS[config.method].is_likelihood)
-
-
-def micro_batches(outputs: Sequence[Response], max_tokens: int) -> list[list[int]]:
-    """Output numbers of each micro-batch, as many on every process: where one has fewer, its largest are halved."""
-    parts = split([one.prompt for one in outputs], [one.ids for one in outputs], max_tokens)
-    wanted = int(optim.highest(len(parts)))
-    while len(parts) < wanted:
-        number = max(range(len(parts)), key=lambda n: len(parts[n]))
-        middle = len(parts[number]) // 2
-        parts[number : number + 1] = [parts[number][:middle], parts[number][middle:]]
-    return parts
 
 
 def _join(ragged: Ragged, part: Sequence[int], device: torch.device) -> Tensor:

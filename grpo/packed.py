@@ -10,11 +10,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from mathpipe.pretrain import optim
 from mathpipe.pretrain.attention import no_mask
 from mathpipe.pretrain.branches import Branches
 from mathpipe.pretrain.model import prepare
@@ -116,6 +117,27 @@ def split(prompts: Tokens, responses: Tokens, max_tokens: int) -> list[list[int]
             left -= len(responses[n]) + is_new * len(prompt)
             is_new = False
     return found
+
+
+class Output(Protocol):
+    """A prompt with its response: a sample, or an example of a reward model."""
+
+    @property
+    def prompt(self) -> Sequence[int]: ...
+
+    @property
+    def ids(self) -> Sequence[int]: ...
+
+
+def micro_batches(outputs: Sequence[Output], max_tokens: int) -> list[list[int]]:
+    """Output numbers of each micro-batch, as many on every process: where one has fewer, its largest are halved."""
+    parts = split([one.prompt for one in outputs], [one.ids for one in outputs], max_tokens)
+    wanted = int(optim.highest(len(parts)))
+    while len(parts) < wanted:
+        number = max(range(len(parts)), key=lambda n: len(parts[n]))
+        middle = len(parts[number]) // 2
+        parts[number : number + 1] = [parts[number][:middle], parts[number][middle:]]
+    return parts
 
 
 def hidden(model: Any, packed: Packed) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from mathpipe.grpo import scorer
 from mathpipe.grpo.config import GrpoConfig
-from mathpipe.grpo.packed import Packed, Tokens, pack, split
+from mathpipe.grpo.packed import Packed, Tokens, micro_batches, pack
 from mathpipe.grpo.scorer import Scorer
 from mathpipe.grpo.steps import score_steps, step_ends
 from mathpipe.pipeline import artifact, log
@@ -92,16 +92,6 @@ class LabelLoss(nn.Module):
             return value_E
         loss_E = F.binary_cross_entropy_with_logits(value_E, batch.label_E, reduction="none")
         return torch.zeros(len(batch.packed.lengths_N), device=loss_E.device).index_add(0, batch.output_E, loss_E)
-
-
-def micro_batches(outputs: Sequence[Labelled], max_tokens: int) -> list[list[int]]:
-    """Output numbers of each micro-batch, as many on every process: where one has fewer, its largest are halved."""
-    parts = split([one.prompt for one in outputs], [one.ids for one in outputs], max_tokens)
-    for _ in range(len(parts), int(optim.highest(len(parts)))):
-        number = max(range(len(parts)), key=lambda n: len(parts[n]))
-        middle = len(parts[number]) // 2
-        parts[number : number + 1] = [parts[number][:middle], parts[number][middle:]]
-    return parts
 
 
 def label(kind: str, prompt: Sequence[int], ids: Sequence[int], steps: Sequence[float], ends: Sequence[int]) -> Labelled | None:

@@ -22,8 +22,9 @@ import pyarrow.parquet as pq
 import torch
 
 from mathpipe.grpo import scorer
+from mathpipe.grpo.packed import micro_batches
 from mathpipe.grpo.reward_config import RewardModelConfig, RewardModelInputs
-from mathpipe.grpo.reward_model import COLUMNS, EXAMPLES, Labelled, LabelLoss, collate, label, micro_batches, so_far
+from mathpipe.grpo.reward_model import COLUMNS, EXAMPLES, Labelled, LabelLoss, collate, label, so_far
 from mathpipe.pipeline import artifact, log, stage
 from mathpipe.pretrain import loop, model, optim
 from mathpipe.pretrain import tokenizer as bpe
