@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar
 
+from mathpipe.grpo import reward_file
 from mathpipe.pipeline.config import Runtime, nearest
 
 GENERATED = "generated"
@@ -202,6 +203,10 @@ class GrpoConfig:
     def wants_reward_model(self) -> bool:
         """Whether a trained reward model takes part."""
         return "reward_model" in self.rewards or (self.supervision == "process" and self.step_rewards == "reward_model")
+
+    def fingerprint(self) -> dict[str, str] | None:
+        """Of the files that rewards come from."""
+        return reward_file.files(self.rewards)
 
     def conditional_inputs(self) -> tuple[str, ...]:
         """Inputs that these settings need beside the SFT model."""

@@ -146,7 +146,7 @@ class RewardModel:
         self.config, self.tokenizer, self.device = config, tokenizer, device
         self.kind: str = artifact.read_manifest(path)["kind"]
         trains = config.iterations > 1
-        module = LabelLoss(scorer.load(path / model.MODEL)).to(device)
+        module = LabelLoss(scorer.load(path / model.MODEL, torch.bfloat16 if config.bf16 else torch.float32)).to(device)
         self.engine: Any = _engine(module, config) if trains else None
         self.module: Any = self.engine if trains else module.requires_grad_(False)
         self.trained_on = read_examples(path / EXAMPLES) if trains else []

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from mathpipe.eval import grader
-from mathpipe.grpo import reward_file
 from mathpipe.grpo.config import GrpoConfig
 from mathpipe.grpo.groups import Group
 from mathpipe.grpo.questions import Question
@@ -92,14 +91,15 @@ def test_a_user_s_file(tokenizer, tmp_path):
     found = score(tokenizer, ["\\boxed{17}", "hm"], rewards={"answer": 1.0, name: 0.5})
     assert found[0].parts == {"answer": 1.0, name: 27.0} and found[0].reward == 14.5
     assert math.isnan(found[1].reward)
-    before = reward_file.files([name, "answer"])
+    config = GrpoConfig(rewards={"answer": 1.0, name: 0.5})
+    before = config.fingerprint()
     file.write_text(file.read_text() + "# changed\n")
-    assert before is not None and set(before) == {str(file)} and reward_file.files([name]) != before
-    assert reward_file.files(["answer"]) is None
+    assert before is not None and set(before) == {str(file)} and config.fingerprint() != before
+    assert GrpoConfig().fingerprint() is None
 
 
 @pytest.mark.parametrize(("code", "function", "message"), [
-    ("def reward(q, a, c):\n    return 1 / 0", "reward", "short.py:reward failed on the completion .*boxed.*: ZeroDivisionError: division by"),
+    ("def reward(q, a, c):\n    return 1 / 0", "reward", "short.py:reward failed on the completion .*: ZeroDivisionError: division by"),
     ("def reward(q, a, c):\n    return 'good'", "reward", "short.py:reward returned 'good'"),
     ("def reward(q, a, c):\n    return float('inf')", "reward", "returned inf .* return a finite number or None"),
     ("def rewards(q, a, c):\n    return 1", "reward", r"no function 'reward' in .*short.py \(there are: rewards\)"),
