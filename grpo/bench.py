@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
-from mathpipe.grpo.policy import Policy, make_groups
-from mathpipe.grpo.sampler import TransformersSampler, VllmSampler
+from mathpipe.grpo.generate import TransformersSampler
+from mathpipe.grpo.packed import pack
+from mathpipe.grpo.policy import Policy
+from mathpipe.grpo.sampler import Request, VllmSampler
 from mathpipe.pipeline.bench import Benchmark, Row, row
 from mathpipe.pipeline.config import Runtime
 from mathpipe.pretrain import model, optim
@@ -35,41 +37,52 @@ def _paired(ours: Callable[[], float], peer: Callable[[], float]) -> tuple[float
     return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs), statistics.median(a / b for a, b in pairs)
 
 
-def sample_tokens_per_s() -> Row:
-    """Sampled tokens per second, vLLM in the training process against transformers' generate; one process, one thread."""
+def sample_tokens_per_s() -> list[Row]:
+    """Sampled tokens per second of vLLM in the training process and of our decode loop, beside transformers' generate; one thread."""
     optim.start_processes(Runtime())
     network, tokenizer = _model()
-    prompts = [encode(tokenizer, f"question {n}: " + "x" * (PROMPT_TOKENS - 12)) for n in range(QUESTIONS)]
+    prompts = [tuple(encode(tokenizer, f"question {n}: " + "x" * (PROMPT_TOKENS - 12))) for n in range(QUESTIONS)]
     with tempfile.TemporaryDirectory() as folder:
         model.save(network, tokenizer, Path(folder))
         vllm = VllmSampler(Path(folder) / model.MODEL, PROMPT_TOKENS + NEW_TOKENS + 8, uses_gpu=Runtime().uses_gpu())
-    generate = TransformersSampler(network, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        plain = model.load(Path(folder) / model.MODEL)
 
     def rate(sampler: Any) -> float:
         began = time.perf_counter()
-        groups = sampler.sample(prompts, SAMPLES, 1.0, NEW_TOKENS, list(range(QUESTIONS)))
+        groups = sampler.sample([Request(prompt, SAMPLES, 1.0, 1.0, n) for n, prompt in enumerate(prompts)], NEW_TOKENS)
         return sum(len(one.ids) for group in groups for one in group) / (time.perf_counter() - began)
 
-    ours, peer, ratio = _paired(lambda: rate(vllm), lambda: rate(generate))
-    return row("grpo.sample_tokens_per_s", ours, "tokens/s", "at least 1x", ratio >= 1, peer, "transformers generate", ratio)
+    def generate() -> float:
+        began = time.perf_counter()
+        ids = torch.tensor([prompt for prompt in prompts for _ in range(SAMPLES)])
+        settings = {"do_sample": True, "top_k": 0, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        found = plain.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, **settings)[:, ids.shape[1] :]
+        return int((found != tokenizer.pad_token_id).sum()) / (time.perf_counter() - began)
+
+    rows = []
+    for name, sampler in (("vllm", vllm), ("transformers", TransformersSampler(network, tokenizer.eos_token_id))):
+        ours, peer, ratio = _paired(lambda: rate(sampler), generate)  # noqa: B023
+        name = f"grpo.sample_tokens_per_s.{name}"
+        rows.append(row(name, ours, "tokens/s", "at least 1x", ratio >= 1, peer, "transformers generate", ratio))
+    return rows
 
 
 def update_tokens_per_s() -> Row:
-    """Response tokens per second of forward and backward with the group's prompt computed once, against whole sequences."""
+    """Response tokens per second of forward and backward with the group's prompt computed once, against a prompt for every sample."""
     torch.set_num_threads(1)
-    network, tokenizer = _model()
+    network, _ = _model()
     policy = Policy(network)
     torch.manual_seed(0)
-    prompts = torch.randint(2, 258, (2, PROMPT_TOKENS)).tolist()
-    responses = torch.randint(2, 258, (2, SAMPLES, NEW_TOKENS)).tolist()
-    shared = make_groups(prompts, responses, tokenizer.pad_token_id)
-    apart = make_groups([p for p in prompts for _ in range(SAMPLES)], [[r] for group in responses for r in group], tokenizer.pad_token_id)
+    prompts = [prompt for prompt in torch.randint(2, 258, (2, PROMPT_TOKENS)).tolist() for _ in range(SAMPLES)]
+    responses = torch.randint(2, 258, (2 * SAMPLES, NEW_TOKENS)).tolist()
+    order = [n // 2 + n % 2 * SAMPLES for n in range(2 * SAMPLES)]  # neighbours with different prompts share none
+    shared, apart = pack(prompts, responses), pack([prompts[n] for n in order], [responses[n] for n in order])
 
-    def rate(groups: Any) -> float:
+    def rate(packed: Any) -> float:
         began = time.perf_counter()
         policy.zero_grad()
-        policy(groups).sum().backward()
-        return int(groups.mask_NT.sum()) / (time.perf_counter() - began)
+        policy(packed)[0].sum().backward()
+        return len(packed.target_M) / (time.perf_counter() - began)
 
     ours, peer, ratio = _paired(lambda: rate(shared), lambda: rate(apart))
     return row("grpo.update_tokens_per_s", ours, "response tokens/s", "at least 1.5x", ratio >= 1.5, peer, "prompt per sample", ratio)
