@@ -27,7 +27,7 @@ from mathpipe.grpo.questions import Question, Questions
 from mathpipe.grpo.rewards import Rewards
 from mathpipe.grpo.rollout import explore
 from mathpipe.grpo.sampler import make_sampler
-from mathpipe.grpo.train import load_reference, make_engine
+from mathpipe.grpo.trainer import load_reference, make_engine
 from mathpipe.pipeline.bench import Benchmark, Racer, Row, done, race, row, wait
 from mathpipe.pipeline.config import Runtime
 from mathpipe.pretrain import model, optim

@@ -121,11 +121,10 @@ def explore(config: GrpoConfig, sampler: Sampler, rewards: Rewards, tokenizer: A
         sampled = time.perf_counter()
         scored = rewards.score(asked, groups)
         sample_s, reward_s = sample_s + sampled - began, reward_s + time.perf_counter() - sampled
-        kept |= {slot: found for slot, *found in zip(todo, asked, groups, scored, strict=True)}
+        kept |= dict(zip(todo, zip(asked, groups, scored, strict=True), strict=True))
         num_refilled += len(todo) if attempt else 0
         todo = [slot for slot in slots if is_equal(kept[slot][2])] if config.refill_rounds else []
         if not optim.total(len(todo)):
             break
-    ordered = [kept[slot] for slot in slots]
-    columns = ([row[n] for row in ordered] for n in range(3))
-    return Rollout(*columns, num_refilled, sample_s, reward_s)
+    columns = zip(*(kept[slot] for slot in slots), strict=True)
+    return Rollout(*columns, num_refilled=num_refilled, sample_s=sample_s, reward_s=reward_s)
