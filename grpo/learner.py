@@ -115,12 +115,12 @@ class Learner:
             self.policy.set_gradient_accumulation_boundary(number == len(parts) - 1)
             packed, heat = self._pack([outputs[n] for n in part])
             mine, entropy = self.policy(packed, heat, with_entropy=True)
-            sampler = torch.tensor([value for n in part for value in outputs[n].logp], device=device)
+            sampled = [value for n in part for value in outputs[n].logp] if METHODS[config.method].source == "policy" else None
             tokens = Tokens(
                 logp_M=mine,
                 old_M=mine.detach() if logp is None else _join(logp, part, device),
                 reference_M=_join(reference, part, device) if reference is not None and not is_likelihood else None,
-                sampler_M=sampler,
+                sampler_M=None if sampled is None else torch.tensor(sampled, device=device),
                 advantage_M=_join(advantages, part, device),
                 weight_M=weight_N[part].to(device)[packed.output_M],
                 output_M=packed.output_M,

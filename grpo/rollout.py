@@ -126,5 +126,5 @@ def explore(config: GrpoConfig, sampler: Sampler, rewards: Rewards, tokenizer: A
         todo = [slot for slot in slots if is_equal(kept[slot][2])] if config.refill_rounds else []
         if not optim.total(len(todo)):
             break
-    columns = zip(*(kept[slot] for slot in slots), strict=True)
-    return Rollout(*columns, num_refilled=num_refilled, sample_s=sample_s, reward_s=reward_s)
+    asked, groups, scored = (list(column) for column in zip(*(kept[slot] for slot in slots), strict=True))
+    return Rollout(asked, groups, scored, num_refilled, sample_s, reward_s)
