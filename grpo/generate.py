@@ -27,13 +27,15 @@ Sample = tuple[Request, int]
 """A request and which of its samples."""
 MAX_SAMPLES = 512
 """Samples that grow at the same time."""
+MAX_CACHE_BYTES = 4 << 30
+"""Keys and values of their responses."""
 ALL = slice(None)
 MAX_PROMPT_TOKENS = 8192
 """Tokens of prompts computed at the same time, a single longer prompt aside."""
 
 
 class TransformersSampler:
-    """Samples from a transformers model as it is; nothing to synchronise. Not for ZeRO 3, where its weights lie in pieces."""
+    """Samples from a transformers model as it is; nothing to synchronise."""
 
     def __init__(self, model: Any, eos: int | Sequence[int]) -> None:
         """
@@ -50,11 +52,20 @@ class TransformersSampler:
 
     @torch.no_grad()
     def sample(self, requests: Sequence[Request], max_new_tokens: int, with_logp: bool = True) -> list[list[Response]]:
-        """Responses of each request."""
+        """Responses of each request.
+
+        Raises:
+            ValueError: ZeRO 3 has spread the weights over processes.
+        """
+        if not all(weight.numel() for weight in self.model.parameters()):
+            raise ValueError('the transformers sampler needs whole weights, zero_stage 3 spreads them: take sampler "vllm" or zero_stage 2')
         prepare(self.model, self.model.device)
         samples = [(request, number) for request in requests for number in range(request.num_samples)]
+        config = self.model.config
+        sample_bytes = 8 * config.num_hidden_layers * config.hidden_size * max_new_tokens  # keys and values in fp32
+        size = max(1, min(MAX_SAMPLES, MAX_CACHE_BYTES // sample_bytes))
         with eval_mode(self.model):
-            found = iter([response for part in parts(samples) for response in self._grow(part, max_new_tokens, with_logp)])
+            found = iter([response for part in parts(samples, size) for response in self._grow(part, max_new_tokens, with_logp)])
         return [list(itertools.islice(found, request.num_samples)) for request in requests]
 
     def _grow(self, samples: Sequence[Sample], max_new_tokens: int, with_logp: bool) -> list[Response]:
@@ -104,13 +115,13 @@ class TransformersSampler:
         return self.model.get_output_embeddings()(decode.step(self.model.base_model, ids, positions, memory))  # type: ignore[no-any-return]
 
 
-def parts(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
-    """Neighbouring samples that grow together."""
+def parts(samples: Sequence[Sample], size: int) -> Iterator[list[Sample]]:
+    """Neighbouring samples that grow together, at most `size`."""
     part: list[Sample] = []
     tokens = 0
     for sample in samples:
         added = 0 if part and part[-1][0].prompt == sample[0].prompt else len(sample[0].prompt)
-        if part and (len(part) == MAX_SAMPLES or tokens + added > MAX_PROMPT_TOKENS):
+        if part and (len(part) == size or tokens + added > MAX_PROMPT_TOKENS):
             yield part
             part, tokens, added = [], 0, len(sample[0].prompt)
         part.append(sample)

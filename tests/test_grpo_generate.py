@@ -58,6 +58,8 @@ def test_the_same_request_gives_the_same_samples_whatever_else_is_asked_for(monk
     assert [[one.ids for one in ours.sample([request], 9)[0]] for request in REQUESTS] == whole
     monkeypatch.setattr(generate, "MAX_SAMPLES", 2)
     assert [[one.ids for one in group] for group in ours.sample(REQUESTS, 9)] == whole
+    monkeypatch.setattr(generate, "MAX_CACHE_BYTES", 1)
+    assert [[one.ids for one in group] for group in ours.sample(REQUESTS, 9)] == whole
     more = Request((5, 6, 7), 5, 1.0, 1.0, 11)
     assert [one.ids for one in ours.sample([more], 9)[0]][:3] == whole[0]
     assert len({one.ids for one in ours.sample([more], 9)[0]}) > 1
@@ -125,3 +127,10 @@ def test_noise_is_even_and_of_its_own_for_every_sample():
     values = torch.tensor([[noise(seed, number, 50).tolist() for number in range(20)] for seed in (0, 1)])
     assert values.unique().numel() == values.numel()
     assert abs(float(values.mean()) - 0.5) < 0.02
+
+
+def test_weights_in_pieces_are_refused():
+    ours = sampler()
+    ours.model.lm_head.weight.data = torch.empty(0)  # as ZeRO 3 leaves them between passes
+    with pytest.raises(ValueError, match="zero_stage 3"):
+        ours.sample(REQUESTS, 3)
