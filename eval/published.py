@@ -16,6 +16,8 @@ ROUND_4_OVERLAP = 0.98
 """Share of round 4's data collected in round 3 already (section 2.1): "nearly 98 %"."""
 FIGURE_5 = {"rft": "RFT", "online_rft": "Online RFT", "grpo_os": "GRPO+OS", "grpo_ps": "GRPO+PS"}
 """Arm → its name in figure 5, in the order of the accuracies there (section 5.2.1)."""
+BY_RULE = {"plain": "GRPO+OS, exact rewards", "steps": "GRPO+PS, exact rewards"}
+"""Ours: the same supervision by rules instead of a reward model."""
 CORPUS = {"pages": 35_500_000, "tokens": 120_000_000_000}
 """The paper's corpus after four rounds (section 2.1)."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from mathpipe.eval.markup import figures, number, percent, plot, table
-from mathpipe.eval.published import FIGURE_5
+from mathpipe.eval.published import BY_RULE, FIGURE_5
 from mathpipe.eval.report_source import Entry, Source, require
 
 TITLES = {
@@ -34,14 +35,10 @@ def comparison(entry: Entry, name: str) -> str:
     arms, seeds, questions = (require(entry, key) for key in ("arms", "num_seeds", "num_questions"))
     shares = SHARES if name == "groups" else {}
     head = ["arm", *(words for kind in ACCURACIES for words in (f"{kind}, %", f"to {arms[0]}")), *shares.values()]
-    rows = [
-        [
-            row["arm"],
-            *(points(row, key) for kind in ACCURACIES for key in (kind, f"{kind} difference")),
-            *(percent(row[key]) for key in shares),
-        ]
-        for row in entry.metrics
-    ]
+    rows = []
+    for row in entry.metrics:
+        accuracies = [points(row, f"{kind}{what}", signed=bool(what)) for kind in ACCURACIES for what in ("", " difference")]
+        rows.append([row["arm"], *accuracies, *(percent(row.get(key)) for key in shares)])
     before = ", ".join(f"{kind} {percent(entry.metrics[0][f'{kind}_before'])}" for kind in ACCURACIES)
     words = (
         f"Held-out accuracy on {number(questions)} questions after the last step, mean ± standard error over {seeds} seeds; before: "
@@ -53,15 +50,15 @@ def comparison(entry: Entry, name: str) -> str:
     return f"<p>{words}</p>{table(head, rows)}{drawn}{below}"
 
 
-def points(row: dict[str, Any], key: str) -> str | None:
+def points(row: dict[str, Any], key: str, signed: bool = False) -> str | None:
     """A share and its standard error in points.
 
-    >>> points({"a": 0.512, "a stderr": 0.0123}, "a"), points({"a difference": -0.01, "a difference stderr": None}, "a difference")
+    >>> points({"a": 0.512, "a stderr": 0.0123}, "a"), points({"a": -0.01, "a stderr": None}, "a", signed=True)
     ('51.2 ± 1.2', '−1.0')
     """
     if key not in row:
         return None
-    value = f"{100 * row[key]:{'+' if key.endswith('difference') else ''}.1f}".replace("-", "−")
+    value = f"{100 * row[key]:{'+' if signed else ''}.1f}".replace("-", "−")
     error = row[f"{key} stderr"]
     return value if error is None else f"{value} ± {100 * error:.1f}"
 
@@ -78,17 +75,17 @@ def curves(entry: Entry, key: str, title: str) -> str:
 
 def order(entry: Entry) -> str:
     """Each method of the paper's order beside the next, with the difference of their seeds."""
-    rows = {row["arm"]: row["sampled values"] for row in entry.metrics}
-    shown = []
-    there = [name for name in FIGURE_5 if name in rows]
-    for lower, higher in zip(there, there[1:], strict=False):
-        difference = [b - a for a, b in zip(rows[lower], rows[higher], strict=True)]
-        error = statistics.stdev(difference) / len(difference) ** 0.5 if len(difference) > 1 else None
-        found = {"x difference": statistics.fmean(difference), "x difference stderr": error}
-        shown.append([f"{FIGURE_5[lower]} < {FIGURE_5[higher]}", points(found, "x difference")])
+    values = {row["arm"]: row["sampled values"] for row in entry.metrics}
+    rows = []
+    for names in (FIGURE_5, BY_RULE):
+        for lower, higher in itertools.pairwise(arm for arm in names if arm in values):
+            difference = [b - a for a, b in zip(values[lower], values[higher], strict=True)]
+            error = statistics.stdev(difference) / len(difference) ** 0.5 if len(difference) > 1 else None
+            found = {"x": statistics.fmean(difference), "x stderr": error}
+            rows.append([f"{names[lower]} < {names[higher]}", points(found, "x", signed=True)])
     words = "The paper’s order (Instruct 1.3B), and by how many points of sampled accuracy the second is above the first here:"
     note = "With three seeds a difference below about four of its standard errors is not settled, with five below about three."
-    return f'<p class="soft">{words}</p>{table(["in the paper", "here"], shown)}<p class="soft">{note}</p>'
+    return f'<p class="soft">{words}</p>{table(["in the paper", "here"], rows)}<p class="soft">{note}</p>'
 
 
 def costs(entry: Entry) -> str:

@@ -18,14 +18,15 @@ ARMS: dict[str, dict[str, Any]] = {
     "grpo_os": BY_MODEL,
     "grpo_ps": {"supervision": "process", "step_rewards": "reward_model", **BY_MODEL},
     "plain": {},
+    "steps": {"supervision": "process", "step_rewards": "steps"},
     "ladder": {"temperatures": (0.7, 0.85, 1.0, 1.15, 1.3)},
     "top_p": {"top_p": 0.95},
     "variants": {"prompt_variants": ("", "Think carefully.", "Check every step.", "Solve this problem.")},
     "reject": {"duplicate_jaccard": 0.9},
     "refill": {"refill_rounds": 2},
 }
-"""Arm → what it sets. As in figure 5, the reward is a rule for RFT, Online RFT and DPO, and a trained model for PPO and GRPO; the arms
-that differ in their groups have the rule."""
+"""Arm → what it sets. As in figure 5, the reward is a rule for RFT, Online RFT and DPO, and a trained model for PPO and GRPO; the
+others have the rule: `plain` and `steps` are GRPO+OS and GRPO+PS with exact rewards."""
 SET = tuple(dict.fromkeys(name for values in ARMS.values() for name in values))
 
 

@@ -30,10 +30,11 @@ COMPARISONS = {
     "mixing": Comparison("arm", ("math", "code-math", "mixed")),
     "arxiv": Comparison("arm", ("general", "general-arxiv", "general-math")),
     "figure5": Comparison("rl", ("rft", "online_rft", "dpo", "ppo", "grpo_os", "grpo_ps")),
-    "supervision": Comparison("rl", ("grpo_os", "grpo_ps"), num_seeds=5),
+    "supervision": Comparison("rl", ("grpo_os", "grpo_ps", "plain", "steps"), num_seeds=5),
     "groups": Comparison("rl", ("plain", "ladder", "top_p", "variants", "reject", "refill")),
 }
-"""What `mathpipe ablate` repeats: the comparisons of section 5.1, figure 5 and its supervision, and what keeps groups diverse."""
+"""What `mathpipe ablate` repeats: the comparisons of section 5.1, figure 5, supervision (rewards of a model,
+then of rules), and what keeps groups diverse."""
 NUM_ROUNDS = 4
 """Rounds of the corpus loop (section 2.1: after four iterations nearly 98 % of the data had been collected before)."""
 
