@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -132,7 +133,7 @@ def run(config: LabelsConfig, inputs: LabelsInputs, out: Path) -> dict[str, Any]
         longest = replace(sampling, max_prompt_tokens=config.max_prompt_tokens + config.max_new_tokens)
         sampler = make_sampler(longest, start, model.load(start), tokenizer)
         labeller = Labeller(config, sampler, tokenizer)
-        with log.Progress(out, len(starts), "shards", "labels", len(starts) - len(mine)) as progress:
+        with log.Progress(out, len(mine), "files", "labels") as progress:
             for n in mine:
                 numbers = range(starts[n], min(starts[n] + config.questions_per_shard, len(questions)))
                 rows = labeller.label([questions[i] for i in numbers], [config.seed * 1_000_003 + i for i in numbers],
@@ -140,8 +141,11 @@ def run(config: LabelsConfig, inputs: LabelsInputs, out: Path) -> dict[str, Any]
                 artifact.write_parquet(files[n], pa.Table.from_pylist(rows, schema=SCHEMA))
                 progress.advance(1)
         sampler.close()
-    optim.barrier()
-    return facts(config, out) if optim.rank() == 0 else {}
+    if optim.rank() != 0:
+        return {}
+    while not all(file.exists() for file in files):  # a collective operation would give up waiting for the slowest process
+        time.sleep(0.2)
+    return facts(config, out)
 
 
 def facts(config: LabelsConfig, out: Path) -> dict[str, Any]:

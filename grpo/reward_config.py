@@ -22,13 +22,13 @@ class LabelsConfig:
 
     questions: tuple[str, ...] = (GENERATED,)
     """Sources of questions, as in `[grpo]`."""
-    num_problems: int = 200
+    num_problems: int = 1000
     """Questions to train on."""
-    num_held_out: int = 50
+    num_held_out: int = 100
     """Questions to measure the reward model on."""
-    solutions: int = 8
+    solutions: int = 4
     """Solutions sampled for each question (Math-Shepherd: 15)."""
-    rollouts: int = 8
+    rollouts: int = 4
     """Completions sampled after each step but the last (Math-Shepherd: 8)."""
     temperature: float = 1.0
     """Of both."""
@@ -38,7 +38,7 @@ class LabelsConfig:
     """Questions with a longer prompt are left out."""
     sampler: str = "vllm"
     """As in `[grpo]`."""
-    questions_per_shard: int = 25
+    questions_per_shard: int = 50
     """Questions of one file; a stage that was killed goes on with the next file."""
     seed: int = 1
     """Questions and sampling; other than grpo's, so that both ask other questions of the generated family."""

@@ -41,16 +41,32 @@ def examples(rows: Iterable[Row], kind: str, labels: str) -> list[Labelled]:
     return [one for one in found if one is not None]
 
 
-def step_batch(config: RewardModelConfig, outputs: Sequence[Labelled], step: int, size: int) -> loop.Batch:
-    """This process's outputs of an optimizer step: places in an endless sequence of shuffled passes."""
-    places = np.arange(step * config.batch_outputs, (step + 1) * config.batch_outputs)
-    numbers = np.empty_like(places)
-    for turn in np.unique(places // len(outputs)):
-        here = places // len(outputs) == turn
-        numbers[here] = np.random.default_rng([config.seed, int(turn)]).permutation(len(outputs))[places[here] % len(outputs)]
-    mine = [outputs[n] for n in numbers[optim.rank() :: optim.world_size()]]
+class Passes:
+    """An endless sequence of passes: questions shuffled, the solutions of one together, so that their prompt is computed once."""
+
+    def __init__(self, outputs: Sequence[Labelled], seed: int) -> None:
+        self.outputs, self.seed = outputs, seed
+        numbers: dict[tuple[int, ...], int] = {}
+        self.question = np.array([numbers.setdefault(one.prompt, len(numbers)) for one in outputs])
+
+    def at(self, start: int, end: int) -> list[Labelled]:
+        """The outputs at some places of the sequence."""
+        places, size = np.arange(start, end), len(self.outputs)
+        numbers = np.empty_like(places)
+        for turn in np.unique(places // size):
+            here = places // size == turn
+            place = np.random.default_rng([self.seed, int(turn)]).permutation(self.question.max() + 1)
+            numbers[here] = np.argsort(place[self.question], kind="stable")[places[here] % size]
+        return [self.outputs[n] for n in numbers]
+
+
+def step_batch(config: RewardModelConfig, passes: Passes, step: int, size: int) -> loop.Batch:
+    """This process's outputs of an optimizer step, in micro-batches of `size`."""
+    drawn = passes.at(step * config.batch_outputs, (step + 1) * config.batch_outputs)
+    share = len(drawn) // optim.world_size()
+    mine = drawn[optim.rank() * share : (optim.rank() + 1) * share]
     batches = [collate(mine[start : start + size]) for start in range(0, len(mine), size)]
-    counted = sum(len(outputs[n].places) for n in numbers)
+    counted = sum(len(one.places) for one in drawn)
     num_tokens = int(optim.total(sum(len(one.packed.ids_L) for one in batches)))
     parts: list[Any] = [(one,) for one in batches]
     return loop.Batch(parts, [np.zeros(len(one.packed.lengths_N), np.int64) for one in batches], np.array([counted]), num_tokens)
@@ -135,6 +151,7 @@ def run(config: RewardModelConfig, inputs: RewardModelInputs, out: Path) -> dict
     outputs = examples((row for row in rows if not row["held_out"]), config.kind, config.labels)
     if not outputs:
         raise ValueError(f"{inputs.labels}: no solution with a label; raise labels.num_problems or labels.solutions")
+    passes = Passes(outputs, config.seed)
     network = scorer.from_language_model(start, torch.bfloat16 if config.bf16 else torch.float32).network
     if config.activation_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
@@ -144,7 +161,7 @@ def run(config: RewardModelConfig, inputs: RewardModelInputs, out: Path) -> dict
     held_out = HeldOut([row for row in rows if row["held_out"]], config.kind, engine)
     job = loop.Job(
         phase="reward model", num_steps=max(1, round(config.epochs * len(outputs) / config.batch_outputs)), peak_lr=config.lr,
-        context=max(len(one.prompt) + len(one.ids) for one in outputs), batch=lambda step: step_batch(config, outputs, step, size),
+        context=max(len(one.prompt) + len(one.ids) for one in outputs), batch=lambda step: step_batch(config, passes, step, size),
         eval_every=config.eval_every, evaluate=held_out.measure,
     )  # fmt: skip
     facts = loop.train(engine, network, bpe.load(start), job, config, out)

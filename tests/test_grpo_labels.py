@@ -57,7 +57,7 @@ def test_labels_by_hand(tokenizer):
         first + "12+5=17\n": ["\\boxed{17}"] * 4,
         wrong: ["\\boxed{18}"] * 4,
     })  # fmt: skip
-    config = LabelsConfig(solutions=2, rollouts=4)
+    config = LabelsConfig(solutions=2)
     good, bad = Labeller(config, sampler, tokenizer).label([QUESTION], [0], [True])
     assert (good["soft"], good["hard"]) == ([0.5, 1.0, 1.0], [1.0, 1.0, 1.0])
     assert (bad["soft"], bad["hard"]) == ([0.5, 0.0, 0.0], [1.0, 0.0, 0.0])

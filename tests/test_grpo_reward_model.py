@@ -152,6 +152,15 @@ def test_labels_of_both_kinds():
     assert reward_model.label("outcome", [9], range(8), [1.0, 0.0, math.nan], ends) is None  # the grader ran out of time
 
 
+def test_a_pass_shows_every_output_once_and_questions_whole():
+    outputs = [Labelled((n % 5,), (n,), (0,), (1.0,)) for n in range(15)]
+    passes = train_reward.Passes(outputs, seed=0)
+    first, second = passes.at(0, 15), passes.at(15, 30)
+    assert sorted(one.ids for one in first) == sorted(one.ids for one in second) == sorted(one.ids for one in outputs)
+    assert first != second and all(len({one.prompt for one in first[n : n + 3]}) == 1 for n in range(0, 15, 3))
+    assert passes.at(12, 18) == first[12:] + second[:3]
+
+
 def test_quality_by_hand():
     pairs = [(0.9, 1.0), (0.8, 0.0), (0.8, 1.0), (0.2, 0.0), (0.3, math.nan)]
     found = train_reward.quality(pairs)
@@ -199,8 +208,9 @@ def test_replay_is_a_share_of_history():
     assert all(one.prompt[0] < 1000 for one in draw(new, [], 0.1, np.random.default_rng(0)))
 
 
-def test_training_goes_on_between_iterations(trained, tokenizer):
+def test_training_goes_on_between_iterations(trained, tokenizer, monkeypatch):
     """Labels turned round: the model follows them; twice the same, to the last bit."""
+    monkeypatch.setattr(reward_model, "OUTPUTS_PER_STEP", 32)
     config = GrpoConfig(iterations=2, rewards={"reward_model": 1.0}, reward_lr=5e-3, reward_steps=8, runtime=CPU)
     turned = [
         dataclasses.replace(one, labels=tuple(1 - value for value in one.labels))
@@ -246,10 +256,10 @@ def test_a_killed_stage_ends_bit_identical(folder, tokenizer, trained, tmp_path,
     facts = train_reward.run(RewardModelConfig(**settings), inputs, whole)
     real = train_reward.step_batch
 
-    def dies(config, outputs, step, size):
+    def dies(config, passes, step, size):
         if step == 9:
             raise KeyboardInterrupt
-        return real(config, outputs, step, size)
+        return real(config, passes, step, size)
 
     monkeypatch.setattr(train_reward, "step_batch", dies)
     with pytest.raises(KeyboardInterrupt):
