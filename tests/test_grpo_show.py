@@ -11,7 +11,8 @@ from mathpipe.pipeline import artifact
 
 def row(question, reward, advantage, **values):
     base = dict.fromkeys(COMPLETIONS.names) | {
-        "step": 3, "question": question, "answer": "7", "completion": f" {reward}", "reward": reward, "reason": "correct" if reward else "wrong",
+        "step": 3, "question": question, "answer": "7", "completion": f" {reward}", "reward": reward,
+        "reason": "correct" if reward else "wrong",
         "found": str(reward), "step_advantages": [], "advantage": advantage, "num_tokens": 4, "finished": True, "temperature": 1.0,
     }  # fmt: skip
     return base | values
