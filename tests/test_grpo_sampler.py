@@ -1,5 +1,6 @@
 """Samplers: their log-probabilities are the policy's, weights follow, seeds decide, the random state stays."""
 
+import gc
 import importlib.util
 
 import pytest
@@ -140,12 +141,15 @@ def test_sampling_follows_a_weight_update(vllm_sampler, network, tokenizer):
     follows(vllm_sampler, network, make_model(tokenizer, 1), tokenizer)
 
 
-def test_tied_weights_follow_too(tokenizer, tmp_path):
-    """A second engine of this process, after which the first still works."""
-    network = make_tied(tokenizer, 0)
-    sampler = start_vllm(network, tokenizer, tmp_path)
-    follows(sampler, network, make_tied(tokenizer, 1), tokenizer)
+def test_tied_weights_follow_too_and_engines_may_come_and_go(vllm_sampler, network, tokenizer, tmp_path):
+    tied = make_tied(tokenizer, 0)
+    sampler = start_vllm(tied, tokenizer, tmp_path)
+    follows(sampler, tied, make_tied(tokenizer, 1), tokenizer)
     sampler.close()
+    del sampler
+    gc.collect()
+    assert torch.distributed.is_initialized(), "the trainer's process group stays"
+    follows(vllm_sampler, network, make_model(tokenizer, 1), tokenizer)
 
 
 def follows(sampler, network, other, tokenizer):
