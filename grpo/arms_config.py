@@ -13,7 +13,7 @@ BY_MODEL = {"rewards": {"reward_model": 1.0}}
 ARMS: dict[str, dict[str, Any]] = {
     "rft": {"method": "rft"},
     "online_rft": {"method": "online_rft"},
-    "dpo": {"method": "dpo", "dpo_beta": 2.0},  # of means over tokens, as SimPO's 2 to 2.5; with 0.1 it ends below the SFT model
+    "dpo": {"method": "dpo"},
     "ppo": {"method": "ppo", "kl": "k1_reward", **BY_MODEL},
     "grpo_os": BY_MODEL,
     "grpo_ps": {"supervision": "process", "step_rewards": "reward_model", **BY_MODEL},
@@ -46,6 +46,10 @@ class ArmConfig(GrpoConfig):
                 raise ValueError(f"{name} follows from the arm; leave it out")
         if self.arm and self.arm not in ARMS:
             raise ValueError(f"arm must be one of {', '.join(ARMS)}, found {self.arm!r}")
+
+    def fingerprint(self) -> dict[str, dict[str, Any]]:
+        """What the arms set: another value makes other runs."""
+        return ARMS
 
     def settled(self) -> GrpoConfig:
         """The training run of this arm.

@@ -95,8 +95,8 @@ class GrpoConfig:
     """Estimator (eq. 4: `k3`; `k2`, `ratio_k3`) in the loss, or `k1_reward`: in the reward of each token (eq. 2)."""
     kl_coef: float = 0.04
     """β, weight of the KL to the reference (paper: 0.04)."""
-    dpo_beta: float = 0.1
-    """β of DPO."""
+    dpo_beta: float = 2.0
+    """β of DPO, on log-ratios averaged over an output's tokens (0.1, usual for sums, does not hold the policy)."""
 
     gamma: float = 1.0
     """Discount of PPO's advantages."""

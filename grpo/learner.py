@@ -118,7 +118,7 @@ class Learner:
             sampled = [value for n in part for value in outputs[n].logp] if METHODS[config.method].source == "policy" else None
             tokens = Tokens(
                 logp_M=mine,
-                old_M=mine.detach() if logp is None else _join(logp, part, device),
+                old_M=mine.detach() if logp is None or is_likelihood else _join(logp, part, device),
                 reference_M=_join(reference, part, device) if reference is not None and not is_likelihood else None,
                 sampler_M=None if sampled is None else torch.tensor(sampled, device=device),
                 advantage_M=_join(advantages, part, device),
