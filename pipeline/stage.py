@@ -116,7 +116,8 @@ def execute(run: Run, arguments: argparse.Namespace) -> None:
     )  # fmt: skip
     is_main = int(os.environ.get("RANK", "0")) == 0
     if not is_main:  # data-parallel helpers compute, rank 0 keeps the books
-        run(settings, inputs, out)
+        if not artifact.is_complete(out):  # else rank 0 has nothing to do either, and would not join
+            run(settings, inputs, out)
         return
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):

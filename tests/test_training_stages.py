@@ -2,12 +2,12 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -86,15 +86,18 @@ def run_killed(folder, stage, inputs, out, *more):
     """Start a stage, kill -9 it after its first complete checkpoint, run it again to its end."""
     process = subprocess.Popen(
         command(folder, stage, inputs, out, *more), env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
+        stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while not list(out.glob("checkpoints/step-*/complete.json")):
         assert process.poll() is None, "the stage ended before its first checkpoint"
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    everybody = [process, *psutil.Process(process.pid).children(recursive=True)]  # torchrun's children are in sessions of their own
+    for one in everybody:
+        one.kill()
+    for one in everybody:
+        one.wait()
     assert not artifact.is_complete(out)
     at_checkpoint = load(min(out.glob("checkpoints/step-*/complete.json")).parent / "model")  # opened while training goes on
     assert at_checkpoint.config.eos_token_id is not None
@@ -176,6 +179,15 @@ def test_grpo_runs_resumes_and_reports(folder):
     assert any(not torch.equal(a, b) for a, b in zip(first.parameters(), last.parameters(), strict=True))
     kl = {row["step"]: row["kl"] for row in artifact.read_metrics(folder / "grpo") if "kl" in row}
     assert kl[1] == kl[7] == 0 < kl[6], "an iteration starts with the policy as its reference"
+
+
+def test_finished_stage_has_nothing_to_do_for_two_processes(folder):
+    """By torchrun: the second process does not wait for the first one, which returns at once."""
+    before = (folder / "sft" / "manifest.json").read_bytes()
+    two = command(folder, "sft", ["pretrain", "examples"], folder / "sft-two")
+    two[two.index(str(folder / "sft-two"))] = str(folder / "sft")
+    assert subprocess.run(two, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, timeout=120).returncode == 0
+    assert (folder / "sft" / "manifest.json").read_bytes() == before
 
 
 def test_killed_ppo_with_two_processes_and_varied_groups_ends_bit_identical(folder):
