@@ -191,7 +191,9 @@ def test_finished_stage_has_nothing_to_do_for_two_processes(folder):
 
 
 def test_killed_ppo_with_two_processes_and_varied_groups_ends_bit_identical(folder):
+    """Groups of two, so that some are equal and are filled again."""
     settings = {"method": "ppo", "kl": "k1_reward", "num_steps": 6, "iterations": 1, "temperatures": [0.8, 1.2], "refill_rounds": 1}
+    settings["group_size"] = 2
     more = [word for name, value in settings.items() for word in ("--set", f"grpo.{name}={json.dumps(value)}")]
     run(folder, "grpo", ["sft"], folder / "ppo-two", *more)
     run_killed(folder, "grpo", ["sft"], folder / "ppo-two-killed", *more)
