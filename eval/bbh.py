@@ -8,8 +8,13 @@ Differences from the authors' script, on purpose:
 from __future__ import annotations
 
 import re
+from pathlib import Path
+
+from mathpipe.eval.grader import Grader, Reason
+from mathpipe.eval.task import Row, Task, read_items
 
 STOP = ("\n\nQ:",)
+NUM_SHOTS = 3
 MARKER = "the answer is"
 OPTION = re.compile(r"\([A-Z]\)")
 
@@ -42,3 +47,29 @@ def is_right(extracted: str | None, target: str) -> bool:
         return False
     option = OPTION.search(extracted)
     return (option[0] if option and OPTION.fullmatch(target) else extracted) == target
+
+
+def rows(benchmarks: Path) -> list[Row]:
+    """The questions by task, each with its task's published prompt."""
+    published = {row["task"]: row["prompt"] for row in read_items(benchmarks, "bbh_prompts")}
+    found = [
+        {"item": f"{row['task']}/{row['item']}", "group": row["task"], "question": row["input"], "target": row["target"],
+         "published": published[row["task"]]}
+        for row in read_items(benchmarks, "bbh")
+    ]  # fmt: skip
+    return sorted(found, key=lambda row: row["group"])
+
+
+def ask(row: Row, num_shots: int, chat: bool) -> str:
+    """The published prompt, for models of every kind."""
+    return prompt(row["published"], num_shots, row["question"])
+
+
+def grade(extracted: str | None, row: Row, grader: Grader) -> Reason:
+    """Exact match."""
+    if extracted is None:
+        return "no_answer"
+    return "correct" if is_right(extracted, row["target"]) else "wrong"
+
+
+TASK = Task("bbh", "bbh", "generate", NUM_SHOTS, "cot", STOP, 512, rows, ask, lambda text, row: extract(text), grade, chat=False)
