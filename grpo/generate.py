@@ -1,11 +1,4 @@
-"""Sampler on the training model itself: a decode loop of its own, with log-probabilities that are the policy's.
-
-The prompt of a group is computed once, a finished response leaves the batch, and every sample has noise of its own: it depends on
-seed, number of the sample and place alone, so that the same request gives the same samples whatever else is asked for at the same
-time (up to the last bits of log-probabilities, which depend on the size of the batch and can in principle tip a draw).
-
-Shapes: N samples, n of them that still grow, T places, V vocabulary.
-"""
+"""Sampler on the training model itself (pretrain/generate.py), with log-probabilities that are the policy's."""
 
 from __future__ import annotations
 
@@ -15,12 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mathpipe.grpo.sampler import NamedWeights, Request, Response, eval_mode
-from mathpipe.pretrain import decode
-from mathpipe.pretrain.attention import no_mask
-from mathpipe.pretrain.memory import Memory
+from mathpipe.pretrain.generate import Draws, grow, noise
+from mathpipe.pretrain.memory import Start
 from mathpipe.pretrain.model import prepare
 
 Sample = tuple[Request, int]
@@ -29,7 +20,6 @@ MAX_SAMPLES = 512
 """Samples that grow at the same time."""
 MAX_CACHE_BYTES = 4 << 30
 """Keys and values of their responses."""
-ALL = slice(None)
 MAX_PROMPT_TOKENS = 8192
 """Tokens of prompts computed at the same time, a single longer prompt aside."""
 
@@ -50,7 +40,6 @@ class TransformersSampler:
     def close(self) -> None:
         """Nothing to give back."""
 
-    @torch.no_grad()
     def sample(self, requests: Sequence[Request], max_new_tokens: int, with_logp: bool = True) -> list[list[Response]]:
         """Responses of each request.
 
@@ -71,48 +60,15 @@ class TransformersSampler:
     def _grow(self, samples: Sequence[Sample], max_new_tokens: int, with_logp: bool) -> list[Response]:
         prompts = [prompt for prompt, _ in itertools.groupby(request.prompt for request, _ in samples)]
         owners = [n for n, (_, same) in enumerate(itertools.groupby(request.prompt for request, _ in samples)) for _ in same]
-        memory = Memory([len(prompt) for prompt in prompts], owners, max_new_tokens)
         temperature_N, top_p_N = (torch.tensor([getattr(request, name) for request, _ in samples]) for name in ("temperature", "top_p"))
         noise_NT = torch.from_numpy(np.stack([noise(request.seed, number, max_new_tokens) for request, number in samples]))
-        ids_NT, logp_NT = torch.zeros(noise_NT.shape, dtype=torch.long), torch.zeros(noise_NT.shape)
-        tokens_N = torch.zeros(len(samples), dtype=torch.long)
-        rows = torch.arange(len(samples))
-        logits_nV = self._first_logits(prompts, memory)[owners]
-        next_logits = self._plain_logits if decode.usable(self.model.base_model) else self._logits
-        for place in range(max_new_tokens):
-            asked = (x.to(logits_nV.device) for x in (temperature_N[rows], top_p_N[rows], noise_NT[rows, place]))
-            token_n, logp_n = (x.cpu() for x in draw(logits_nV, *asked))
-            ids_NT[rows, place], logp_NT[rows, place], tokens_N[rows] = token_n, logp_n, place + 1
-            grows = ~torch.isin(token_n, self.eos)
-            rows, token_n = rows[grows], token_n[grows]
-            if not len(rows) or place + 1 == max_new_tokens:
-                break
-            memory.grow(rows)
-            logits_nV = next_logits(token_n, memory.length_n + place, memory)
-        finished = torch.ones(len(samples), dtype=torch.bool).index_fill(0, rows, False).tolist()
-        found = zip(samples, ids_NT.tolist(), logp_NT.tolist(), tokens_N.tolist(), finished, strict=True)
+        draws = Draws(temperature_N, top_p_N, noise_NT) if with_logp or bool(temperature_N.any()) else None
+        grown = grow(self.model, Start(prompts, owners), max_new_tokens, lambda rows, token_n: torch.isin(token_n, self.eos), draws)
+        found = zip(samples, grown.ids(), grown.logp_NT.tolist(), grown.finished_N.tolist(), strict=True)
         return [
-            Response(tuple(ids[:count]), tuple(logp[:count]) if with_logp else (), ends, request.temperature, request.prompt)
-            for (request, _), ids, logp, count, ends in found
+            Response(tuple(ids), tuple(logp[: len(ids)]) if with_logp else (), ends, request.temperature, request.prompt)
+            for (request, _), ids, logp, ends in found
         ]
-
-    def _first_logits(self, prompts: Sequence[Sequence[int]], memory: Memory) -> Tensor:
-        """Behind every prompt."""
-        lengths = torch.tensor([len(prompt) for prompt in prompts])
-        ids = torch.tensor(list(itertools.chain(*prompts)))
-        positions = torch.cat([torch.arange(length) for length in lengths])
-        return self._logits(ids, positions, memory, lengths.cumsum(0) - 1)
-
-    def _logits(self, ids: Tensor, positions: Tensor, memory: Memory, places: Tensor | slice = ALL) -> Tensor:
-        """Behind these tokens, or some places of them, in fp32."""
-        ids, positions = ids[None].to(self.model.device), positions[None].to(self.model.device)
-        arguments = {"position_ids": positions, "attention_mask": no_mask(ids), "use_cache": False, "memory": memory}
-        hidden = self.model.base_model(input_ids=ids, **arguments).last_hidden_state[0]
-        return self.model.get_output_embeddings()(hidden[places]).float()  # type: ignore[no-any-return]
-
-    def _plain_logits(self, ids: Tensor, positions: Tensor, memory: Memory) -> Tensor:
-        """The same of a token of each response, without transformers' modules."""
-        return self.model.get_output_embeddings()(decode.step(self.model.base_model, ids, positions, memory))  # type: ignore[no-any-return]
 
 
 def parts(samples: Sequence[Sample], size: int) -> Iterator[list[Sample]]:
@@ -128,31 +84,3 @@ def parts(samples: Sequence[Sample], size: int) -> Iterator[list[Sample]]:
         tokens += added
     if part:
         yield part
-
-
-def noise(seed: int, number: int, places: int) -> np.ndarray:
-    """Uniform noise of a sample at each place, `[T]`: the start of a stream that seed and number choose.
-
-    >>> bool((noise(3, 1, 9)[:4] == noise(3, 1, 4)).all()), bool((noise(3, 1, 4) == noise(4, 0, 4)).any())
-    (True, False)
-    """
-    return np.random.Generator(np.random.Philox(key=[seed % 2**64, number])).random(places)
-
-
-def draw(logits_nV: Tensor, temperature_n: Tensor, top_p_n: Tensor, noise_n: Tensor) -> tuple[Tensor, Tensor]:
-    """A token of each row and its log-probability at the row's temperature (greedy, temperature 0: at 1), before top-p.
-
-    The token is where the summed probabilities, of the nucleus alone, pass the noise in [0, 1).
-    """
-    greedy_n = temperature_n == 0
-    logp_nV = torch.log_softmax(logits_nV / torch.where(greedy_n, 1.0, temperature_n)[:, None], 1)
-    probs_nV = logp_nV.exp()
-    if bool((top_p_n < 1).any()):
-        sorted_nV, order_nV = probs_nV.sort(dim=1, descending=True, stable=True)
-        before_nV = sorted_nV.cumsum(1) - sorted_nV
-        cut_nV = (before_nV >= top_p_n[:, None]) & (top_p_n < 1)[:, None]
-        probs_nV = probs_nV.masked_fill(torch.zeros_like(cut_nV).scatter(1, order_nV, cut_nV), 0.0)
-    summed_nV = probs_nV.cumsum(1, dtype=torch.float64)
-    token_n = torch.searchsorted(summed_nV, noise_n[:, None] * summed_nV[:, -1:], right=True)[:, 0].clamp(max=logits_nV.shape[1] - 1)
-    token_n = torch.where(greedy_n, logits_nV.argmax(1), token_n)
-    return token_n, logp_nV.gather(1, token_n[:, None])[:, 0]

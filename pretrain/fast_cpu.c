@@ -183,15 +183,15 @@ static inline void weigh(const float *s, const float *v, float *o, long n, long 
         for (long j = 0; j < n; j++) o[i] += s[j] * v[j * size + i];
 }
 
-/* Attention of one new token of each of n responses: its key and value are stored at `place` of its row, then it sees its prompt
-   and its own tokens. Keys stand as [head, size, token], values as [head, token, size]; of prompts for all prompts together.
+/* Attention of one new token of each of n responses: its key and value are stored behind the `own` tokens of its row, then it sees
+   its prompt and its own tokens. Keys stand as [head, size, token], values as [head, token, size]; of prompts for all prompts together.
    Behind the keys there must be BLOCK places. */
 void decode(const float *q, const float *k, const float *v, const float *prompt_k, const float *prompt_v, float *own_k, float *own_v,
-            float *out, const long *row, const long *start, const long *length, long n, long heads, long kv_heads, long size,
-            long prompt_tokens, long capacity, long place, float scale) {
+            float *out, const long *row, const long *start, const long *length, const long *own, long n, long heads, long kv_heads,
+            long size, long prompt_tokens, long capacity, float scale) {
 #pragma omp parallel for
     for (long r = 0; r < n; r++) {
-        long shared = length[r], keys = shared + place + 1, repeats = heads / kv_heads;
+        long place = own[r], shared = length[r], keys = shared + place + 1, repeats = heads / kv_heads;
         float s[keys + BLOCK];
         for (long h = 0; h < kv_heads; h++) {
             float *kh = own_k + (row[r] * kv_heads + h) * size * capacity, *vh = own_v + (row[r] * kv_heads + h) * size * capacity;

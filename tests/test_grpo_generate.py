@@ -7,11 +7,12 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, Qwen2Config
 
 from mathpipe.grpo import generate
-from mathpipe.grpo.generate import TransformersSampler, draw, noise
+from mathpipe.grpo.generate import TransformersSampler
 from mathpipe.grpo.packed import pack
 from mathpipe.grpo.policy import Policy
 from mathpipe.grpo.sampler import Request
 from mathpipe.pretrain import fast_cpu
+from mathpipe.pretrain.generate import draw, noise
 
 EOS = 0
 SIZES = {

@@ -16,10 +16,13 @@ OF_PIPELINE = {"artifact", "config", "log", "stage"}
 OF_OTHERS = {
     "sft": {"pretrain.model", "pretrain.tokenizer", "pretrain.checkpoint", "pretrain.optim", "pretrain.loop", "pretrain.watch"},
     # sft.prompts is the one prompt renderer, sft.problems the one generator of word problems
-    "eval": {"pretrain.model", "pretrain.tokenizer", "pretrain.checkpoint", "pretrain.optim", "sft.prompts", "sft.problems"},
+    "eval": {
+        *(f"pretrain.{name}" for name in ("model", "tokenizer", "checkpoint", "optim", "generate", "memory")),
+        *("sft.prompts", "sft.problems"),
+    },
     "grpo": {
         *(f"pretrain.{name}" for name in ("model", "tokenizer", "checkpoint", "optim", "attention", "branches", "memory", "loss")),
-        *("pretrain.decode", "pretrain.loop", "pretrain.watch", "sft.prompts", "sft.problems", "sft.generated", "sft.schema", "eval.*"),
+        *("pretrain.generate", "pretrain.loop", "pretrain.watch", "sft.prompts", "sft.problems", "sft.generated", "sft.schema", "eval.*"),
     },
 }
 BENCH_OF_PIPELINE = OF_PIPELINE | {"bench"}
