@@ -1,9 +1,10 @@
-"""Stage benchmarks: MMLU and BBH to evaluate on, and every benchmark text to decontaminate against.
+"""Stage benchmarks: the suites to evaluate on, and every benchmark text to decontaminate against.
 
     data/<benchmark>.parquet   url, text, benchmark, split, item, whole: texts to decontaminate against
     mmlu.parquet               subject, split, item, question, choices, answer (index of the right choice)
     bbh.parquet                task, item, input, target
     bbh_prompts.parquet        task, prompt (description and three worked examples)
+    <suite>.parquet            item, group, question, choices, answer: gsm8k, math, cmath, mgsm_zh, ocw, sat, mmlu_stem
 
 The training splits of GSM8K and MATH are among the texts: a page that carries one is as much a benchmark page as another.
 """
@@ -19,7 +20,7 @@ import pyarrow as pa
 
 from mathpipe.eval import sources, standins
 from mathpipe.eval.config import BENCHMARKS_VARIABLE, BenchmarksConfig
-from mathpipe.eval.suites import BBH_COLUMNS, DECONTAMINATED, MMLU_COLUMNS, TEXT_COLUMNS, Suites, bbh_texts, mmlu_texts
+from mathpipe.eval.suites import DECONTAMINATED, TEXT_COLUMNS, Suites, bbh_texts, digest, mmlu_texts
 from mathpipe.pipeline import artifact, log, stage
 
 
@@ -31,7 +32,6 @@ class BenchmarksInputs:
 def run(config: BenchmarksConfig, inputs: BenchmarksInputs, out: Path) -> dict[str, Any]:
     """Read the suites from their source, check them and write them as parquet."""
     suites = choose(config)
-    stand_in = suites.source == "stand-in"
     texts = mmlu_texts(suites.mmlu) + bbh_texts(suites.bbh) + suites.texts
     by_benchmark: dict[str, list[dict[str, Any]]] = {}
     for row in texts:
@@ -43,17 +43,19 @@ def run(config: BenchmarksConfig, inputs: BenchmarksInputs, out: Path) -> dict[s
         for name, rows in by_benchmark.items():
             artifact.write_parquet(out / "data" / f"{name}.parquet", columns(rows, TEXT_COLUMNS))
             progress.advance(len(rows), name)
-    artifact.write_parquet(out / "mmlu.parquet", columns(suites.mmlu, MMLU_COLUMNS))
-    artifact.write_parquet(out / "bbh.parquet", columns(suites.bbh, BBH_COLUMNS))
-    prompts = [{"task": task, "prompt": prompt} for task, prompt in suites.bbh_prompts.items()]
-    artifact.write_parquet(out / "bbh_prompts.parquet", columns(prompts, ("task", "prompt")))
+    tables = suites.tables()
+    for name, (names, rows) in tables.items():
+        artifact.write_parquet(out / f"{name}.parquet", columns(rows, names))
+    further = {
+        "mmlu": {"subjects": len({r["subject"] for r in suites.mmlu}), "splits": dict(Counter(row["split"] for row in suites.mmlu))},
+        "bbh": {"tasks": len(suites.bbh_prompts), "prompts_sha256": digest(*tables.pop("bbh_prompts"))},
+    }
     return {
         "source": suites.source,
         "origin": suites.origin,
         "suites": {
-            "mmlu": {"rows": len(suites.mmlu), "subjects": len({r["subject"] for r in suites.mmlu}), "stand_in": stand_in,
-                     "splits": dict(Counter(row["split"] for row in suites.mmlu))},
-            "bbh": {"rows": len(suites.bbh), "tasks": len(suites.bbh_prompts), "stand_in": stand_in},
+            name: {"rows": len(rows), "sha256": digest(names, rows), "stand_in": suites.source == "stand-in", **further.get(name, {})}
+            for name, (names, rows) in tables.items()
         },
         "texts": {name: len(rows) for name, rows in by_benchmark.items()},
         "num_rows": len(texts),
@@ -78,7 +80,7 @@ def choose(config: BenchmarksConfig) -> Suites:
     problem = sources.hub_problem(config.hub_timeout_s)
     if problem is None:
         logger.info("benchmarks: the hub (%s is not set)", BENCHMARKS_VARIABLE)
-        return sources.read_hub()
+        return sources.read_hub(config.hub_timeout_s)
     if config.source == "hub":
         raise ValueError(f'benchmarks.source is "hub", but {problem}; set {BENCHMARKS_VARIABLE} to a folder with the files')
     logger.info("benchmarks: STAND-INS, because %s is not set and the hub cannot be used (%s)", BENCHMARKS_VARIABLE, problem)
@@ -87,7 +89,8 @@ def choose(config: BenchmarksConfig) -> Suites:
 
 def columns(rows: list[dict[str, Any]], names: tuple[str, ...]) -> pa.Table:
     """Rows as a table with these columns in this order."""
-    return pa.table({name: [row[name] for row in rows] for name in names})
+    values = {name: [row[name] for row in rows] for name in names}
+    return pa.table({name: pa.array(cells, pa.list_(pa.string())) if name == "choices" else cells for name, cells in values.items()})
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ class BenchmarksConfig:
     """Where the benchmarks come from."""
 
     SECTION: ClassVar[str] = "benchmarks"
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
 
     source: str = "auto"
     """`local` (MATHPIPE_BENCHMARKS), `hub`, `stand-in`, or `auto`: the first of these that can be had."""

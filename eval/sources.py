@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mathpipe.eval import problems
 from mathpipe.eval.suites import (
     BBH_ROWS,
     BBH_TASKS,
@@ -23,6 +24,7 @@ from mathpipe.eval.suites import (
     MMLU_SUBJECTS,
     Suites,
     choice_texts,
+    digest,
     text_row,
 )
 
@@ -40,15 +42,30 @@ CALCULATOR = re.compile(r"<<[^<>]*>>")
 """GSM8K's calculator annotations, which no web page carries."""
 MATH_FILES = {"train": "train.jsonl", "test": "validation.jsonl"}
 DSM = {
-    "cmath/test.jsonl": ("cmath", "question", None),
-    "ocw/test.jsonl": ("ocw", "problem", "solution"),
-    "sat/test.jsonl": ("sat", "question", "options"),
-    "agieval/gaokao-mathcloze.jsonl": ("agieval-gaokao-cloze", "question", None),
-    "agieval/gaokao-mathqa.jsonl": ("agieval-gaokao-qa", "question", "options"),
-    "mgsm_zh/mgsm_zh.jsonl": ("mgsm_zh", "messages", None),
-    "mmlu_stem/test.jsonl": ("mmlu_stem", "question", "options"),
+    "cmath/test.jsonl": ("cmath", "question", None, 1098),
+    "ocw/test.jsonl": ("ocw", "problem", "solution", 272),
+    "sat/test.jsonl": ("sat", "question", "options", 32),
+    "agieval/gaokao-mathcloze.jsonl": ("agieval-gaokao-cloze", "question", None, 118),
+    "agieval/gaokao-mathqa.jsonl": ("agieval-gaokao-qa", "question", "options", 351),
+    "mgsm_zh/mgsm_zh.jsonl": ("mgsm_zh", "messages", None, 250),
+    "mmlu_stem/test.jsonl": ("mmlu_stem", "question", "options", 3018),
 }
-"""File of DeepSeekMath's own suites → (benchmark, field with the question, field with the solution or the choices)."""
+"""File of DeepSeekMath's own suites → (benchmark, field with the question, field with the solution or the choices, rows)."""
+DSM_URL = "https://raw.githubusercontent.com/deepseek-ai/DeepSeek-Math/21cc5c6701a708a11cee0af8b1fe884e3294dc7a/evaluation/datasets"
+"""Where they are published."""
+DIGESTS = {
+    "mmlu": "16003d3c9deddd551e89ff32a452656fd508ceb44d9f0cdb45bf7de7f12a641b",
+    "bbh": "a5d14054a424b796e395782e762408974922869da6ec6d70b6347312fd4fda78",
+    "bbh_prompts": "7b98ff8606529d0ec818b51df448178c59dae2ff54ff3d5760d274c2934a49e3",
+    "gsm8k": "c099e52f64351b25be69b50f30c9552e6a25f1a827ab41410070284f3e3c9f92",
+    "math": "0be3f69a65114c67bf1da07cfdb51555e00216cfdeba17e5a4adc0c0711a400d",
+    "cmath": "c4882855f244366c9a58e8337c297640b640520085814e1621bad719daff96c3",
+    "ocw": "fab6843ca24223f2e49ee7fc4243efaed16295813f856ee10b371d63997c871a",
+    "sat": "82f0f3a1221b847a7cb42789defbfcd6af23e183a0c14f716329fcfaadc164bc",
+    "mgsm_zh": "8faa943281de6d1ed584f68f7715f428ef86ea15859099f60bbc4c2777067166",
+    "mmlu_stem": "127984e8f62f4d6d15a90a962b8e311b2ce6b108d2cc08424867b203ad1684c8",
+}
+"""Table of `Suites.tables` → digest of its published rows."""
 
 
 def expect_rows(place: object, found: int, wanted: int) -> None:
@@ -71,25 +88,39 @@ def read_local(folder: Path) -> Suites:
         expect_rows(folder / "mmlu" / split, len(rows), wanted)
         suites.mmlu += rows
     for task in BBH_TASKS:
-        examples = _json(folder / "bbh" / "bbh" / f"{task}.json").get("examples", [])
+        examples = _json(folder / "bbh" / "bbh" / f"{task}.json", f"{BBH_ROWS} examples in all").get("examples", [])
         suites.bbh += [{"task": task, "item": i, "input": e["input"], "target": e["target"]} for i, e in enumerate(examples)]
         suites.bbh_prompts[task] = strip_canary(_text(folder / "bbh" / "cot-prompts" / f"{task}.txt"))
     expect_rows(folder / "bbh" / "bbh", len(suites.bbh), BBH_ROWS)
     for split, wanted in GSM8K_SPLITS.items():
-        file = folder / "gsm8k" / f"{split}.jsonl"
-        rows = _jsonl(file)
-        expect_rows(file, len(rows), wanted)
+        rows = _jsonl(folder / "gsm8k" / f"{split}.jsonl", wanted)
         suites.texts += gsm8k_texts(split, rows)
+    suites.problems["gsm8k"] = problems.rows(problems.gsm8k, rows)
     for split, wanted in MATH_SPLITS.items():
-        file = folder / "math" / MATH_FILES[split]
-        rows = _jsonl(file)
-        expect_rows(file, len(rows), wanted)
+        rows = _jsonl(folder / "math" / MATH_FILES[split], wanted)
         suites.texts += [text_row("math", split, str(i), row["problem"]) for i, row in enumerate(rows)]
-    for name, fields in DSM.items():
-        file = folder / "dsm" / name
-        if file.exists():
-            suites.texts += dsm_texts(_jsonl(file), *fields)
+    suites.problems["math"] = problems.rows(problems.math, rows)
+    for name, (*_, wanted) in DSM.items():
+        add_dsm(suites, name, _jsonl(folder / "dsm" / name, wanted))
+    expect_published(suites, str(folder))
     return suites
+
+
+def add_dsm(suites: Suites, name: str, rows: list[dict[str, Any]]) -> None:
+    """One of DeepSeekMath's own files: its texts, and its problems where models are asked for them."""
+    benchmark, question, more, _ = DSM[name]
+    suites.texts += dsm_texts(rows, benchmark, question, more)
+    if benchmark in problems.READERS:
+        suites.problems[benchmark] = problems.rows(problems.READERS[benchmark], rows)
+
+
+def expect_published(suites: Suites, place: str) -> None:
+    """Raise ValueError unless every table has its published rows, word for word."""
+    for name, (columns, rows) in suites.tables().items():
+        found = digest(columns, rows)
+        if found != DIGESTS[name]:
+            told = f"{len(rows):,} rows as expected, but not the published ones (sha256 {found[:12]}…, expected {DIGESTS[name][:12]}…)"
+            raise ValueError(f"{place}: {name}: {told}; fetch the files again")
 
 
 def dsm_texts(rows: Iterable[dict[str, Any]], benchmark: str, question: str, more: str | None) -> list[dict[str, Any]]:
@@ -119,32 +150,40 @@ def strip_canary(prompt: str) -> str:
     return prompt.split(CANARY_END, 1)[-1].strip()
 
 
-def _text(file: Path) -> str:
+def _text(file: Path, wanted: str = "") -> str:
     try:
         return file.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ValueError(f"{file}: missing; fetch it again or point MATHPIPE_BENCHMARKS at a complete benchmark folder") from None
+        expected = f" ({wanted} expected)" if wanted else ""
+        raise ValueError(f"{file}: missing{expected}; fetch it again or point MATHPIPE_BENCHMARKS at a complete benchmark folder") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: not UTF-8 text ({error}); fetch it again") from None
 
 
-def _json(file: Path) -> Any:
+def _json(file: Path, wanted: str) -> Any:
     try:
-        return json.loads(_text(file))
+        return json.loads(_text(file, wanted))
     except json.JSONDecodeError as error:
         raise ValueError(f"{file}: not JSON ({error}); fetch it again") from None
 
 
-def _jsonl(file: Path) -> list[dict[str, Any]]:
+def _jsonl(file: Path, wanted: int) -> list[dict[str, Any]]:
+    rows = json_rows(str(file), _text(file, f"{wanted} rows"))
+    expect_rows(file, len(rows), wanted)
+    return rows
+
+
+def json_rows(place: str, text: str) -> list[dict[str, Any]]:
+    """The values of JSON lines."""
     try:
-        return [json.loads(line) for line in _text(file).split("\n") if line]  # splitlines also breaks at U+2028
+        return [json.loads(line) for line in text.split("\n") if line]  # splitlines also breaks at U+2028
     except json.JSONDecodeError as error:
-        raise ValueError(f"{file}: a line that is not JSON ({error}); fetch it again") from None
+        raise ValueError(f"{place}: a line that is not JSON ({error}); fetch it again") from None
 
 
 def _mmlu_file(file: Path, subject: str, split: str) -> list[dict[str, Any]]:
     rows = []
-    for number, cells in enumerate(csv.reader(io.StringIO(_text(file), newline=""))):
+    for number, cells in enumerate(csv.reader(io.StringIO(_text(file, f"{sum(MMLU_SPLITS.values())} rows in all"), newline=""))):
         if len(cells) != 6 or cells[5] not in LETTERS:
             raise ValueError(f"{file}: row {number + 1} is not question, A, B, C, D, answer ({len(cells)} cells); fetch it again")
         rows.append(mmlu_row(subject, split, number, cells[0], cells[1:5], "ABCD".index(cells[5])))
@@ -176,11 +215,20 @@ def hub_problem(timeout_s: float) -> str | None:
     return answer[0] if answer else f"{endpoint}: no answer in {timeout_s:g} s"
 
 
-def read_hub() -> Suites:
-    """MMLU, BBH, GSM8K and MATH through `datasets`.
+def download(url: str, timeout_s: float) -> str:
+    """The text at an address."""
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_s) as answer:
+            return answer.read().decode()
+    except (urllib.error.URLError, OSError) as error:
+        raise ValueError(f"{url}: {error}; or set MATHPIPE_BENCHMARKS to a folder with the files") from None
+
+
+def read_hub(timeout_s: float) -> Suites:
+    """MMLU, BBH, GSM8K and MATH through `datasets`, DeepSeekMath's own suites from its repository.
 
     Raises:
-        ValueError: a data set has another number of rows than published.
+        ValueError: a data set cannot be had, or has another number of rows than published.
     """
     from datasets import load_dataset
 
@@ -205,9 +253,15 @@ def read_hub() -> Suites:
         rows = list(load_dataset(HUB["gsm8k"], "main", split=split))
         expect_rows(f"{HUB['gsm8k']} {split}", len(rows), wanted)
         suites.texts += gsm8k_texts(split, rows)
+    suites.problems["gsm8k"] = problems.rows(problems.gsm8k, rows)
     for split, wanted in MATH_SPLITS.items():
         rows = [row for subject in MATH_SUBJECTS for row in load_dataset(HUB["math"], subject, split=split)]
         expect_rows(f"{HUB['math']} {split}", len(rows), wanted)
         suites.texts += [text_row("math", split, str(i), row["problem"]) for i, row in enumerate(rows)]
         suites.texts += [text_row("math", split, f"{i}/solution", row["solution"], whole=False) for i, row in enumerate(rows)]
+    suites.problems["math"] = problems.rows(problems.math, rows)
+    for name, (*_, wanted) in DSM.items():
+        rows = json_rows(f"{DSM_URL}/{name}", download(f"{DSM_URL}/{name}", timeout_s))
+        expect_rows(f"{DSM_URL}/{name}", len(rows), wanted)
+        add_dsm(suites, name, rows)
     return suites

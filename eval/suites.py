@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+Row = dict[str, Any]
 
 _MMLU_SUBJECTS = """abstract_algebra anatomy astronomy business_ethics clinical_knowledge college_biology college_chemistry
     college_computer_science college_mathematics college_medicine college_physics computer_security conceptual_physics
@@ -16,6 +21,16 @@ _MMLU_SUBJECTS = """abstract_algebra anatomy astronomy business_ethics clinical_
     professional_law professional_medicine professional_psychology public_relations security_studies sociology
     us_foreign_policy virology world_religions"""
 MMLU_SUBJECTS = tuple(_MMLU_SUBJECTS.split())
+MMLU_CATEGORIES = {
+    "humanities": """formal_logic high_school_european_history high_school_us_history high_school_world_history international_law
+        jurisprudence logical_fallacies moral_disputes moral_scenarios philosophy prehistory professional_law world_religions""",
+    "social sciences": """econometrics high_school_geography high_school_government_and_politics high_school_macroeconomics
+        high_school_microeconomics high_school_psychology human_sexuality professional_psychology public_relations security_studies
+        sociology us_foreign_policy""",
+    "other": """business_ethics clinical_knowledge college_medicine global_facts human_aging management marketing medical_genetics
+        miscellaneous nutrition professional_accounting professional_medicine virology""",
+}
+"""Category → subjects (Hendrycks et al.; anatomy is STEM as in lm-evaluation-harness); all others are STEM."""
 MMLU_SPLITS = {"dev": 285, "val": 1531, "test": 14042}
 """Split → rows over all subjects."""
 _BBH_TASKS = """boolean_expressions causal_judgement date_understanding disambiguation_qa dyck_languages formal_fallacies
@@ -29,9 +44,12 @@ BBH_ROWS = 6511
 GSM8K_SPLITS = {"train": 7473, "test": 1319}
 MATH_SPLITS = {"train": 7500, "test": 5000}
 
+PROBLEM_COLUMNS = ("item", "group", "question", "choices", "answer")
+"""Of every mathematics suite; `choices` is empty where an answer is to be found, else `answer` is a letter."""
 MMLU_COLUMNS = ("subject", "split", "item", "question", "choices", "answer")
 """`answer` is the index of the right choice."""
 BBH_COLUMNS = ("task", "item", "input", "target")
+PROMPT_COLUMNS = ("task", "prompt")
 TEXT_COLUMNS = ("url", "text", "benchmark", "split", "item", "whole")
 """`whole`: whether the text names its item even where it is shorter than a gram: a question does, an answer does not."""
 DECONTAMINATED = ("mmlu", "bbh", "gsm8k", "math", "cmath", "ocw", "sat", "agieval-gaokao-cloze", "agieval-gaokao-qa")
@@ -50,8 +68,33 @@ class Suites:
     bbh: list[dict[str, Any]] = field(default_factory=list)
     bbh_prompts: dict[str, str] = field(default_factory=dict)
     """Task → description and worked examples, without the canary line."""
+    problems: dict[str, list[Row]] = field(default_factory=dict)
+    """Mathematics suite → its test problems, rows of PROBLEM_COLUMNS."""
     texts: list[dict[str, Any]] = field(default_factory=list)
     """Texts of further benchmarks (GSM8K, MATH, …), rows of TEXT_COLUMNS."""
+
+    def tables(self) -> dict[str, tuple[tuple[str, ...], list[Row]]]:
+        """File → its columns and rows, all that is asked of models."""
+        prompts = [{"task": task, "prompt": prompt} for task, prompt in self.bbh_prompts.items()]
+        tables: dict[str, tuple[tuple[str, ...], list[Row]]] = {name: (PROBLEM_COLUMNS, rows) for name, rows in self.problems.items()}
+        return {"mmlu": (MMLU_COLUMNS, self.mmlu), "bbh": (BBH_COLUMNS, self.bbh), "bbh_prompts": (PROMPT_COLUMNS, prompts)} | tables
+
+
+def digest(columns: Iterable[str], rows: Iterable[Row]) -> str:
+    """SHA-256 of rows, in their order."""
+    found = hashlib.sha256()
+    for row in rows:
+        found.update(json.dumps([row[name] for name in columns], ensure_ascii=False).encode() + b"\n")
+    return found.hexdigest()
+
+
+def mmlu_category(subject: str) -> str:
+    """Category of a subject.
+
+    >>> mmlu_category("virology"), mmlu_category("anatomy")
+    ('other', 'STEM')
+    """
+    return next((name for name, subjects in MMLU_CATEGORIES.items() if subject in subjects.split()), "STEM")
 
 
 def text_row(part: str, split: str, item: str, text: str, whole: bool = True) -> dict[str, Any]:

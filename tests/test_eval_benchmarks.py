@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import time
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from mathpipe.eval import benchmarks, sources, standins
+from mathpipe.eval import benchmarks, problems, sources, standins
 from mathpipe.eval.config import BENCHMARKS_VARIABLE, BenchmarksConfig
-from mathpipe.eval.suites import MMLU_SUBJECTS, mmlu_texts
+from mathpipe.eval.suites import MMLU_SUBJECTS, PROBLEM_COLUMNS, Suites, digest, mmlu_category, mmlu_texts
 from mathpipe.pipeline.artifact import read_columns
 
 SHARED = Path(os.environ.get("MATHPIPE_SHARED", Path(__file__).parents[2] / "shared")) / "data" / "benchmarks"
@@ -36,9 +38,17 @@ def test_real_folder_has_the_published_counts(tmp_path: Path, monkeypatch: pytes
     facts = benchmarks.run(BenchmarksConfig(), benchmarks.BenchmarksInputs(), tmp_path)
     assert facts["source"] == "local"
     assert facts["suites"]["mmlu"] == {
-        "rows": 15858, "subjects": 57, "stand_in": False, "splits": {"dev": 285, "val": 1531, "test": 14042},
+        "rows": 15858, "sha256": sources.DIGESTS["mmlu"], "subjects": 57, "stand_in": False,
+        "splits": {"dev": 285, "val": 1531, "test": 14042},
     }  # fmt: skip
-    assert facts["suites"]["bbh"] == {"rows": 6511, "tasks": 27, "stand_in": False}
+    assert (facts["suites"]["bbh"]["rows"], facts["suites"]["bbh"]["tasks"]) == (6511, 27)
+    assert {name: suite["rows"] for name, suite in facts["suites"].items() if name not in ("mmlu", "bbh")} == {
+        "gsm8k": 1319, "math": 5000, "cmath": 1098, "ocw": 272, "sat": 32, "mgsm_zh": 250, "mmlu_stem": 3018,
+    }  # fmt: skip
+    for name in problems.READERS:
+        for row in pq.read_table(tmp_path / f"{name}.parquet").to_pylist():
+            assert row["question"] and row["answer"], (name, row)
+            assert len(row["choices"]) in (0, 4) and (not row["choices"] or row["answer"] in "ABCD"), (name, row)
     assert facts["texts"]["gsm8k"] == 2 * (7473 + 1319) and facts["texts"]["math"] == 12500 and facts["texts"]["cmath"] == 1098
     urls = [url for table in read_columns(tmp_path, ["url", "text"]) for url in table["url"].to_pylist()]
     assert len(urls) == len(set(urls)) == facts["num_rows"]
@@ -62,11 +72,12 @@ def test_real_folder_has_the_published_counts(tmp_path: Path, monkeypatch: pytes
         "bbh/bbh/navigate.json",
         "bbh/cot-prompts/snarks.txt",
         "math/validation.jsonl",
+        "dsm/sat/test.jsonl",
     ],
 )
 def test_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    with pytest.raises(ValueError, match="missing") as error:
+    with pytest.raises(ValueError, match=r"missing( \([0-9]+ (rows|examples)[ a-z]* expected\))?;") as error:
         sources.read_local(folder)
     assert str(folder / name) in str(error.value)
 
@@ -79,6 +90,7 @@ def test_missing_file_is_named(folder: Path, name: str) -> None:
         ("gsm8k/test.jsonl", "<html>", "not JSON"),
         ("mmlu/test/anatomy_test.csv", "question only\n", "row 1 is not question"),
         ("bbh/bbh/navigate.json", "{", "not JSON"),
+        ("dsm/ocw/test.jsonl", "{}\n", "1 rows, expected 272"),
     ],
 )
 def test_changed_file_is_named(folder: Path, name: str, text: str, message: str) -> None:
@@ -87,6 +99,40 @@ def test_changed_file_is_named(folder: Path, name: str, text: str, message: str)
     with pytest.raises(ValueError, match=message) as error:
         sources.read_local(folder)
     assert name in str(error.value)
+
+
+@needs_shared
+def test_another_wording_is_not_the_published_suite(folder: Path) -> None:
+    file = folder / "gsm8k" / "test.jsonl"
+    text = file.read_text()
+    file.unlink()
+    file.write_text(text.replace("Janet\\u2019s ducks lay 16", "Janet\\u2019s ducks lay 17", 1))
+    assert file.read_text() != text
+    with pytest.raises(ValueError, match=r"gsm8k: 1,319 rows as expected, but not the published ones \(sha256 "):
+        sources.read_local(folder)
+
+
+@needs_shared
+def test_the_suites_of_deepseekmath_come_from_its_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = (SHARED / "dsm").as_uri()
+    suites = Suites("hub", "")
+    for name, (*_, wanted) in sources.DSM.items():
+        rows = sources.json_rows(name, sources.download(f"{base}/{name}", 1.0))
+        assert len(rows) == wanted
+        sources.add_dsm(suites, name, rows)
+    assert set(suites.problems) == set(problems.READERS) - {"gsm8k", "math"}
+    for name, rows in suites.problems.items():
+        assert digest(PROBLEM_COLUMNS, rows) == sources.DIGESTS[name]
+    with pytest.raises(ValueError, match=r"dsm/none: .*set MATHPIPE_BENCHMARKS"):
+        sources.download(f"{base}/none", 1.0)
+
+
+@needs_shared
+def test_categories_and_subjects_of_mmlu() -> None:
+    counts = Counter(mmlu_category(subject) for subject in MMLU_SUBJECTS)
+    assert counts == {"STEM": 19, "humanities": 13, "social sciences": 12, "other": 13}
+    rows = sources.read_local(SHARED).problems["mmlu_stem"]
+    assert {row["group"] for row in rows} == {subject for subject in MMLU_SUBJECTS if mmlu_category(subject) == "STEM"} - {"anatomy"}
 
 
 def test_only_a_question_that_names_its_item_counts_as_a_whole() -> None:
@@ -116,6 +162,10 @@ def test_stand_ins_are_right_and_reproducible(tmp_path: Path, monkeypatch: pytes
     assert facts["source"] == "stand-in" and facts["suites"]["mmlu"]["stand_in"] and facts["suites"]["bbh"]["stand_in"]
     suites = standins.make(0, 40)
     assert suites.mmlu == standins.make(0, 40).mmlu != standins.make(1, 40).mmlu
+    assert set(suites.problems) == set(problems.READERS) and all(len(rows) == 40 for rows in suites.problems.values())
+    for row in suites.problems["cmath"]:
+        a, b = map(int, re.findall("[0-9]+", row["question"]))
+        assert row["answer"] == str(a + b if "加" in row["question"] else a * b)
     for row in suites.mmlu:
         assert len(set(row["choices"])) == 4
         if row["subject"] == "addition":
