@@ -1,8 +1,7 @@
-"""Greedy completions and choice log-probabilities of a model in the transformers layout.
+"""Who answers for a model in the transformers layout: completions and log-probabilities of choices, from one of three engines.
 
-vLLM generates where it is installed: it shares the prompt prefixes of a task and batches by itself, and one engine serves
-all models of a run (their weights are exchanged). transformers' generate is the fallback. Log-probabilities of choices
-need one forward pass over the end of each prompt, the common beginning is computed once; that is plain torch.
+`own` (own_engine.py) is our decode loop, which computes what prompts have in common once; `vllm` one engine for all models of a run
+(their weights are exchanged); `transformers` its generate, prompt by prompt the plain way, to compare with.
 """
 
 from __future__ import annotations
@@ -10,18 +9,17 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from transformers import DynamicCache
 
 from mathpipe.pipeline.artifact import ContractError
 from mathpipe.pretrain import tokenizer as tokenizers
 from mathpipe.pretrain.model import load
 
 Tokens = list[int]
+ENGINES = ("auto", "own", "vllm", "transformers")
 
 VLLM_ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in this process: it starts in seconds and takes weights by reference
@@ -49,28 +47,92 @@ class LoadedModel:
             self._model = load(self.path, torch.float32 if self.device == "cpu" else torch.bfloat16).to(self.device).eval()
         return self._model
 
+    @property
+    def eos(self) -> tuple[int, ...]:
+        """Tokens that end a completion."""
+        found = self.model.generation_config.eos_token_id or self.tokenizer.eos_token_id
+        return (found,) if isinstance(found, int) else tuple(found or ())
+
     def encode(self, text: str) -> Tokens:
         """Token ids, with what the tokenizer puts before every text."""
         return tokenizers.encode_prompt(self.tokenizer, text)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Their text, without special tokens."""
+        return self.tokenizer.decode(list(tokens), skip_special_tokens=True)  # type: ignore[no-any-return]
 
     def num_positions(self) -> int:
         """Longest context the model has positions for."""
         return self.model.config.max_position_embeddings
 
 
-def pick_engine(wanted: str) -> str:
-    """`vllm` or `transformers` for a config's engine setting.
+class Generator(Protocol):
+    """What the evaluation asks of an engine."""
+
+    def next_logprobs(self, prompts: Sequence[Tokens], tokens: Sequence[int]) -> list[list[float]]:
+        """log P(token | prompt) of each prompt and token."""
+
+    def generate(
+        self, prompts: Sequence[Tokens], max_new_tokens: int, stop: Sequence[str] = (), num_samples: int = 1, temperature: float = 0.0,
+        top_p: float = 1.0, seeds: Sequence[int] | None = None,
+    ) -> list[list[str]]:  # fmt: skip
+        """`num_samples` completions of each prompt, each cut before the first stop string in its text.
+
+        Args:
+            temperature: 0 is greedy.
+            seeds: of each prompt's samples; default its number. The same seed gives the same samples.
+        """
+
+
+def choice_logprobs(generator: Generator, prompts: Sequence[Tokens], choices: Sequence[Tokens]) -> list[list[float]]:
+    """log P(choice | prompt), summed over the choice's tokens, for every prompt and choice.
+
+    Choices that differ in their last token only (letters, usually of one token each) come from one pass.
+    """
+    wanted = {choice[:n]: None for choice in map(tuple, choices) for n in range(len(choice))}
+    scores: dict[tuple[int, ...], list[float]] = {}
+    for stem in wanted:
+        tokens = sorted({choice[len(stem)] for choice in choices if len(choice) > len(stem) and tuple(choice[: len(stem)]) == stem})
+        found = generator.next_logprobs([[*prompt, *stem] for prompt in prompts], tokens)
+        scores |= {(*stem, token): list(column) for token, column in zip(tokens, zip(*found, strict=True), strict=True)}
+    return [[sum(scores[tuple(choice[: n + 1])][row] for n in range(len(choice))) for choice in choices] for row in range(len(prompts))]
+
+
+def pick_engine(wanted: str, device: str) -> str:
+    """The engine for a config's setting. `auto`: on a CPU our own, which is the faster one there; on a GPU vLLM where it is installed.
 
     Raises:
         ValueError: vLLM is asked for and not installed.
     """
     installed = importlib.util.find_spec("vllm") is not None
     if wanted == "vllm" and not installed:
-        raise ValueError('evaluate.engine is "vllm", which is not installed; install it or use engine = "transformers"')
-    return "vllm" if installed and wanted != "transformers" else "transformers"
+        raise ValueError('evaluate.engine is "vllm", which is not installed; install it or use engine = "own"')
+    if wanted == "auto":
+        return "vllm" if installed and device != "cpu" else "own"
+    return wanted
 
 
-class VllmEngine:
+def open_generator(engine: str, loaded: LoadedModel, max_context: int, batch_tokens: int, former: Generator | None = None) -> Generator:
+    """An engine, of those that `pick_engine` names, for a model.
+
+    Args:
+        max_context: longest prompt and completion together.
+        batch_tokens: tokens of one batch without vLLM.
+        former: the generator of the model before; a vLLM engine takes over this model's weights where both have one shape.
+    """
+    if engine == "own":
+        from mathpipe.eval.own_engine import OwnGenerator
+
+        return OwnGenerator(loaded, batch_tokens)
+    if engine == "transformers":
+        return TransformersGenerator(loaded, batch_tokens)
+    if isinstance(former, VllmGenerator) and former.fits(loaded, max_context):
+        former.use(loaded)
+        return former
+    return VllmGenerator(loaded, max_context)
+
+
+class VllmGenerator:
     """One vLLM engine for models of one shape: `use` exchanges the weights."""
 
     def __init__(self, loaded: LoadedModel, max_context: int) -> None:
@@ -82,7 +144,8 @@ class VllmEngine:
         self.loaded = loaded
         self.llm = LLM(
             str(loaded.path), dtype="float32" if loaded.device == "cpu" else "bfloat16", seed=0, max_model_len=max_context,
-            max_num_seqs=256, max_num_batched_tokens=8192, enforce_eager=True, distributed_executor_backend="uni", disable_log_stats=True,
+            max_num_seqs=256, max_num_batched_tokens=max(8192, max_context), enforce_eager=loaded.device == "cpu",
+            distributed_executor_backend="uni", disable_log_stats=True,
         )  # fmt: skip
 
     def fits(self, loaded: LoadedModel, max_context: int) -> bool:
@@ -90,20 +153,39 @@ class VllmEngine:
         return self.shape == _shape(loaded) and self.max_context == max_context
 
     def use(self, loaded: LoadedModel) -> None:
-        """Generate with this model from now on."""
+        """Answer with this model from now on."""
         if loaded.path != self.loaded.path:
             self.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(loaded.path)})
             self.loaded = loaded
 
-    def generate(self, prompts: Sequence[Tokens], max_new_tokens: int, stop: Sequence[str] = ()) -> list[str]:
-        """Greedy completions, without the stop string that ended them."""
-        from vllm import SamplingParams, TokensPrompt
+    def next_logprobs(self, prompts: Sequence[Tokens], tokens: Sequence[int]) -> list[list[float]]:
+        from vllm import SamplingParams
+
+        settings = SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=list(tokens), detokenize=False)
+        found = [result.outputs[0].logprobs[0] for result in self._run(prompts, [settings] * len(prompts))]
+        return [[logprobs[token].logprob for token in tokens] for logprobs in found]
+
+    def generate(
+        self, prompts: Sequence[Tokens], max_new_tokens: int, stop: Sequence[str] = (), num_samples: int = 1, temperature: float = 0.0,
+        top_p: float = 1.0, seeds: Sequence[int] | None = None,
+    ) -> list[list[str]]:  # fmt: skip
+        from vllm import SamplingParams
+
+        settings = [
+            SamplingParams(
+                n=num_samples, temperature=temperature, top_p=top_p, seed=(seed << 16) if temperature else None, max_tokens=max_new_tokens,
+                stop=list(stop) or None,
+            )
+            for seed in seeds or range(len(prompts))
+        ]  # fmt: skip
+        decode = self.loaded.decode  # vLLM's own text leaves out a character that was cut in the middle
+        return [[cut(decode(one.token_ids), stop) for one in result.outputs] for result in self._run(prompts, settings)]
+
+    def _run(self, prompts: Sequence[Tokens], settings: list[Any]) -> list[Any]:
+        from vllm import TokensPrompt
 
         self.llm.reset_prefix_cache()  # it may hold the former model's keys; and equal calls shall give equal answers
-        settings = SamplingParams(temperature=0.0, max_tokens=max_new_tokens, stop=list(stop) or None)
-        results = self.llm.generate([TokensPrompt(prompt_token_ids=prompt) for prompt in prompts], settings, use_tqdm=False)
-        decode = self.loaded.tokenizer.decode  # vLLM's own text leaves out a character that was cut in the middle
-        return [cut(decode(list(result.outputs[0].token_ids), skip_special_tokens=True), stop) for result in results]
+        return self.llm.generate([TokensPrompt(prompt_token_ids=prompt) for prompt in prompts], settings, use_tqdm=False)
 
 
 def _shape(loaded: LoadedModel) -> tuple[str, str]:
@@ -111,22 +193,54 @@ def _shape(loaded: LoadedModel) -> tuple[str, str]:
     return (loaded.path / "config.json").read_text(encoding="utf-8"), (loaded.path / "tokenizer.json").read_text(encoding="utf-8")
 
 
-def generate_transformers(
-    loaded: LoadedModel, prompts: Sequence[Tokens], max_new_tokens: int, stop: Sequence[str], batch_tokens: int
-) -> list[str]:
-    """Greedy completions by transformers' generate, in batches of similar length."""
-    texts = [""] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for rows in batches(order, [len(prompt) + max_new_tokens for prompt in prompts], batch_tokens):
-        padded = loaded.tokenizer.pad({"input_ids": [prompts[i] for i in rows]}, padding_side="left", return_tensors="pt").to(loaded.device)
-        with torch.inference_mode():
-            found = loaded.model.generate(
-                **padded, max_new_tokens=max_new_tokens, do_sample=False, stop_strings=list(stop) or None, tokenizer=loaded.tokenizer,
-                pad_token_id=loaded.tokenizer.pad_token_id,
-            )  # fmt: skip
-        for row, tokens in zip(rows, found[:, padded["input_ids"].shape[1] :].tolist(), strict=True):
-            texts[row] = cut(loaded.tokenizer.decode(tokens, skip_special_tokens=True), stop)
-    return texts
+class TransformersGenerator:
+    """The model's own forward and generate, in batches of similar length, each prompt whole."""
+
+    def __init__(self, loaded: LoadedModel, batch_tokens: int) -> None:
+        self.loaded, self.batch_tokens = loaded, batch_tokens
+
+    @torch.inference_mode()
+    def next_logprobs(self, prompts: Sequence[Tokens], tokens: Sequence[int]) -> list[list[float]]:
+        found: list[list[float]] = [[] for _ in prompts]
+        for rows, padded in self._batches(prompts, 0):
+            positions = (padded["attention_mask"].cumsum(1) - 1).clamp(min=0)
+            logp = self.loaded.model(**padded, position_ids=positions, logits_to_keep=1).logits[:, -1].float().log_softmax(-1)
+            for row, values in zip(rows, logp[:, list(tokens)].tolist(), strict=True):
+                found[row] = values
+        return found
+
+    @torch.inference_mode()
+    def generate(
+        self, prompts: Sequence[Tokens], max_new_tokens: int, stop: Sequence[str] = (), num_samples: int = 1, temperature: float = 0.0,
+        top_p: float = 1.0, seeds: Sequence[int] | None = None,
+    ) -> list[list[str]]:  # fmt: skip
+        if temperature:
+            asked = zip(prompts, seeds or range(len(prompts)), strict=True)
+            draws = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0, "num_return_sequences": num_samples}
+            return [self._complete([prompt], max_new_tokens, stop, seed, draws) for prompt, seed in asked]
+        texts = iter(self._complete(prompts, max_new_tokens, stop, 0, {"do_sample": False}))
+        return [[text] * num_samples for text in texts]
+
+    def _complete(self, prompts: Sequence[Tokens], max_new_tokens: int, stop: Sequence[str], seed: int, draws: dict[str, Any]) -> list[str]:
+        texts: dict[int, list[str]] = {}
+        for rows, padded in self._batches(prompts, max_new_tokens):
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                found = self.loaded.model.generate(
+                    **padded, max_new_tokens=max_new_tokens, stop_strings=list(stop) or None, tokenizer=self.loaded.tokenizer,
+                    pad_token_id=self.loaded.tokenizer.pad_token_id, **draws,
+                )  # fmt: skip
+            decoded = [cut(self.loaded.decode(tokens), stop) for tokens in found[:, padded["input_ids"].shape[1] :].tolist()]
+            each = len(decoded) // len(rows)
+            texts |= {row: decoded[n * each : (n + 1) * each] for n, row in enumerate(rows)}
+        return [text for row in range(len(prompts)) for text in texts[row]]
+
+    def _batches(self, prompts: Sequence[Tokens], new_tokens: int) -> Iterator[tuple[list[int], Any]]:
+        """Rows and what the model takes for them, padded on the left."""
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        for rows in batches(order, [len(prompt) + new_tokens for prompt in prompts], self.batch_tokens):
+            given = {"input_ids": [prompts[i] for i in rows]}
+            yield rows, self.loaded.tokenizer.pad(given, padding_side="left", return_tensors="pt").to(self.loaded.device)
 
 
 def cut(text: str, stop: Sequence[str]) -> str:
@@ -153,63 +267,3 @@ def batches(order: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> 
         batch.append(index)
     if batch:
         yield batch
-
-
-def common_prefix(prompts: Sequence[Tokens]) -> int:
-    """How many tokens all prompts begin with, leaving each at least one of its own.
-
-    >>> common_prefix([[1, 2, 3, 4], [1, 2, 5]]), common_prefix([[1, 2]])
-    (2, 1)
-    """
-    limit = min(len(prompt) for prompt in prompts) - 1
-    same = (len(set(tokens)) == 1 for tokens in islice(zip(*prompts, strict=False), limit))
-    return next((i for i, equal in enumerate(same) if not equal), limit)
-
-
-@torch.inference_mode()
-def choice_logprobs(model: Any, prompts: Sequence[Tokens], choices: Sequence[Tokens], batch_tokens: int) -> list[list[float]]:
-    """log P(choice | prompt), summed over the choice's tokens, for every prompt and choice.
-
-    The tokens all prompts begin with are computed once. Choices that differ in their last token only (usually letters, of
-    one token each) come from one pass. Padding stands on the right, where a causal model's earlier positions ignore it, and
-    only the wanted positions reach the output layer.
-    """
-    shared = common_prefix(prompts)
-    stems = sorted({tuple(choice[:-1]) for choice in choices})
-    cache = _prefix_cache(model, prompts[0][:shared]) if shared else None
-    scores = [[0.0] * len(choices) for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for rows in batches(order, [len(prompt) for prompt in prompts], batch_tokens):
-        for stem in stems:
-            wanted = [c for c, choice in enumerate(choices) if tuple(choice[:-1]) == stem]
-            logp = _last_logprobs(model, cache, shared, [[*prompts[i][shared:], *stem] for i in rows], len(stem) + 1)  # B, S, V
-            before = sum((logp[:, k, token] for k, token in enumerate(stem)), start=torch.zeros(len(rows), device=logp.device))
-            for c in wanted:
-                for row, value in zip(rows, (before + logp[:, -1, choices[c][-1]]).tolist(), strict=True):
-                    scores[row][c] = value
-    return scores
-
-
-def _prefix_cache(model: Any, prefix: Tokens) -> list[tuple[Any, Any]]:
-    """Keys and values of every layer for one sequence."""
-    cache: Any = DynamicCache()
-    model.base_model(input_ids=torch.tensor([prefix], device=model.device), past_key_values=cache, use_cache=True)
-    return [(layer.keys, layer.values) for layer in cache.layers]
-
-
-def _last_logprobs(model: Any, prefix: Any, num_prefix: int, tails: list[Tokens], num_last: int) -> torch.Tensor:
-    """Log-probabilities after each of the last `num_last` tokens of every tail, shape (B, num_last, V)."""
-    lengths = torch.tensor([len(tail) for tail in tails])
-    ids = torch.zeros(len(tails), int(lengths.max()), dtype=torch.long)
-    for row, tail in enumerate(tails):
-        ids[row, : len(tail)] = torch.tensor(tail)
-    cache = DynamicCache()
-    for number, (keys, values) in enumerate(prefix or []):
-        cache.update(keys.expand(len(tails), -1, -1, -1), values.expand(len(tails), -1, -1, -1), number)
-    positions = torch.arange(num_prefix, num_prefix + ids.shape[1]).unsqueeze(0)
-    hidden = model.base_model(
-        input_ids=ids.to(model.device), past_key_values=cache, position_ids=positions.to(model.device), use_cache=True
-    ).last_hidden_state  # fmt: skip
-    last = (lengths[:, None] - num_last + torch.arange(num_last)[None, :]).to(model.device)  # B, S
-    picked = hidden.gather(1, last[:, :, None].expand(-1, -1, hidden.shape[-1]))
-    return model.get_output_embeddings()(picked).float().log_softmax(-1)

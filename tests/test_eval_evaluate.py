@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from mathpipe.eval import bbh, benchmarks, evaluate, generation, mmlu
 from mathpipe.eval.config import BenchmarksConfig, EvaluateConfig
-from mathpipe.eval.generation import LoadedModel, VllmEngine, choice_logprobs, generate_transformers
 from mathpipe.pipeline.artifact import ContractError, read_metrics, write_json, write_parquet
 from mathpipe.pretrain import tokenizer as bpe
 
@@ -100,28 +98,6 @@ def test_a_killed_run_keeps_finished_pairs_and_ends_the_same(
     assert (whole / "metrics.jsonl").read_bytes() == (killed / "metrics.jsonl").read_bytes()
 
 
-def test_shared_prefix_and_padding_change_no_log_probability(inputs: evaluate.EvaluateInputs) -> None:
-    model = LoadedModel(inputs.sft / "model", "cpu").model
-    generator = torch.Generator().manual_seed(1)
-    prefix, *tails = (torch.randint(2, 384, (n,), generator=generator).tolist() for n in (20, 3, 9, 5))
-    prompts = [prefix + tail for tail in tails]
-    choices = [[5], [6], [7, 8], [7, 9], [10, 11, 12]]  # one token, a shared first token, and three tokens
-    found = choice_logprobs(model, prompts, choices, batch_tokens=40)
-    for prompt, scores in zip(prompts, found, strict=True):
-        for choice, score in zip(choices, scores, strict=True):
-            with torch.inference_mode():
-                logp = model(torch.tensor([prompt + choice])).logits[0].log_softmax(-1)
-            plain = sum(logp[len(prompt) - 1 + i, token].item() for i, token in enumerate(choice))
-            assert math.isclose(score, plain, abs_tol=1e-4)
-
-
-def test_prompts_of_one_and_without_common_beginning(inputs: evaluate.EvaluateInputs) -> None:
-    model = LoadedModel(inputs.sft / "model", "cpu").model
-    alone = choice_logprobs(model, [[5, 6, 7]], [[8]], 100)[0][0]
-    mixed = choice_logprobs(model, [[5, 6, 7], [9, 6, 7, 8]], [[8]], 100)[0][0]
-    assert math.isclose(alone, mixed, abs_tol=1e-5)
-
-
 def test_mmlu_prompt_is_the_published_one() -> None:
     shot = {"question": "2 + 2?", "choices": ["1", "4", "3", "2"], "answer": 1}
     row = {"question": "1 + 1?", "choices": ["1", "2", "3", "4"], "answer": 1}
@@ -172,28 +148,6 @@ def test_shots_are_dropped_and_reported_when_the_context_is_short(inputs: evalua
     facts = evaluate.run(config, inputs, tmp_path)
     shots = facts["results"][0]["shots"]
     assert sum(shots.values()) == 16 and max(map(int, shots)) < 5
-
-
-def test_batched_generation_equals_one_by_one(inputs: evaluate.EvaluateInputs) -> None:
-    loaded = LoadedModel(inputs.grpo / "model", "cpu")
-    prompts = [loaded.encode(text) for text in ("What is", "The sum of 3 and 4 and 5 is", "A")]
-    together = generate_transformers(loaded, prompts, 12, (), 1000)
-    assert together == [generate_transformers(loaded, [prompt], 12, (), 1000)[0] for prompt in prompts]
-    assert len(set(together)) > 1
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
-def test_vllm_exchanges_weights_and_agrees_with_transformers(inputs: evaluate.EvaluateInputs) -> None:
-    models = [LoadedModel(path, "cpu") for path in inputs.models().values()]
-    engine = VllmEngine(models[0], 256)
-    prompts = [
-        models[0].encode(f"What is the sum of {n} and 4? Now a long prompt, longer than a block of the cache: {n}") for n in range(4)
-    ]
-    for loaded in (*models, models[0]):
-        assert engine.fits(loaded, 256)
-        engine.use(loaded)
-        assert engine.generate(prompts, 12) == generate_transformers(loaded, prompts, 12, (), 4000)
 
 
 def test_a_missing_model_or_held_out_file_is_named(inputs: evaluate.EvaluateInputs, tmp_path: Path) -> None:
