@@ -15,15 +15,17 @@ from mathpipe.eval.task import Row, Task, read_items
 
 STOP = ("\n\nQ:",)
 NUM_SHOTS = 3
+START = "Let's think step by step."
 MARKER = "the answer is"
 OPTION = re.compile(r"\([A-Z]\)")
 
 
 def prompt(published: str, num_shots: int, question: str) -> str:
-    """Description, the last `num_shots` worked examples and the question."""
+    """Description, the last `num_shots` worked examples and the question; the line ends where it does in the examples."""
     description, *shots = published.split("\n\nQ: ")
     kept = shots[len(shots) - num_shots :]
-    return "\n\nQ: ".join([description, *kept, question]) + "\nA: Let's think step by step."
+    end = "\n" if f"{START}\n" in published else ""
+    return "\n\nQ: ".join([description, *kept, question]) + f"\nA: {START}{end}"
 
 
 def extract(completion: str) -> str | None:

@@ -115,7 +115,7 @@ PUBLISHED = (
 @pytest.mark.parametrize(("shots", "kept"), [(2, ["one", "two", "x"]), (1, ["two", "x"]), (0, ["x"])])
 def test_bbh_prompt_drops_shots_from_the_front(shots: int, kept: list[str]) -> None:
     text = bbh.prompt(PUBLISHED, shots, "x")
-    assert text.startswith("Sort.\n\nQ: ") and text.endswith("\n\nQ: x\nA: Let's think step by step.")
+    assert text.startswith("Sort.\n\nQ: ") and text.endswith("\n\nQ: x\nA: Let's think step by step.\n")
     assert [block.split("\n")[0] for block in text.split("\n\nQ: ")[1:]] == kept
 
 
