@@ -1,15 +1,14 @@
 """Runs programs that a model wrote, for SFT's verification and evaluation's programs, as if each were hostile.
 
-| kind | what a program has before it |
-|---|---|
-| bubblewrap | namespaces of its own for users, processes, network, IPC and host name; a read-only view of the interpreter, its libraries and the system's, and nothing else: no /proc, no home, no project; and the limits and the filter below |
-| landlock | where bubblewrap cannot run (no user namespaces): Landlock lets it read the same paths, the filter does the rest |
-| none | limits, but no sandbox: for programs that are known |
+- `bubblewrap`: namespaces of its own for users, processes, network, IPC and host name, and a read-only view of the interpreter, its
+  libraries and the system's: there is no /proc, no home, no project. And all that follows.
+- `landlock`, where bubblewrap cannot run (no user namespaces): Landlock lets a program read the same paths. And all that follows.
+- `none`: limits on CPU time, clock, memory, file size and output, and the end of its process group; no sandbox. For known programs.
 
 Under the first two a filter of system calls (sandbox_kernel.py) leaves no process, thread, socket, signal to others, or file opened for
-writing, and every kind has limits on CPU time, clock, memory, file size and output. A warm worker (sandbox_worker.py) forks a child for
-each program, so nothing of one is left for the next. `auto` takes the first of the two that works here; it never takes `none`.
-What is seen of the machine: under landlock names, sizes and times of files (stat), though no contents; its CPU count and memory.
+writing. A warm worker (sandbox_worker.py) forks a child for each program, so nothing of one is left for the next. `auto` takes the first
+of the two that works here, never `none`. What a program can still learn of the machine: its CPUs, memory and time, and under `landlock`
+whether a file exists, its size and times (stat), but no contents and no listing.
 """
 
 from __future__ import annotations
@@ -49,6 +48,8 @@ WALL_FACTOR = 4
 """Seconds on the clock per second of CPU time after which a program that sleeps or waits is ended."""
 START_TIMEOUT_S = 120.0
 """For a worker to start, and to import libraries; also how long one may be late with its answer before it is replaced."""
+END_TIMEOUT_S = 1.0
+"""For a worker to end by itself before it is killed."""
 INSTALL = 'install bubblewrap (Debian, Ubuntu: apt-get install bubblewrap), or run programs unprotected with runtime.sandbox = "none"'
 
 
@@ -156,8 +157,8 @@ class _Worker:
         self._socket.settimeout(START_TIMEOUT_S)
         with theirs, tempfile.TemporaryFile() as errors:
             self._process = subprocess.Popen(
-                command(kind), env=ENVIRONMENT | paths(kind), cwd=self._folder.name, stdin=theirs, stdout=subprocess.DEVNULL, stderr=errors,
-                start_new_session=True,
+                command(kind), env=ENVIRONMENT | paths(kind), cwd=self._folder.name, stdin=theirs.fileno(), stdout=subprocess.DEVNULL,
+                stderr=errors, start_new_session=True,
             )  # fmt: skip
             theirs.close()
             try:
@@ -177,7 +178,8 @@ class _Worker:
             OSError: the worker has ended or does not answer.
         """
         libraries = [name for name in LIBRARIES if any(name in cell for cell in cells)]
-        request = {"libraries": libraries, "cpu_s": timeout_s, "wall_s": WALL_FACTOR * timeout_s, "memory_bytes": memory_bytes}
+        wall_s = WALL_FACTOR * timeout_s
+        request = {"libraries": libraries, "cpu_s": timeout_s, "wall_s": wall_s, "memory_bytes": memory_bytes}
         with contextlib.ExitStack() as stack:
             program, output, report = files = [os.memfd_create(name) for name in ("program", "output", "report")]
             for file in files:
@@ -185,7 +187,7 @@ class _Worker:
             with open(program, "wb", closefd=False) as writer:
                 writer.write(json.dumps(list(cells)).encode())
             socket.send_fds(self._socket, [json.dumps(request).encode()], files)
-            self._socket.settimeout(request["wall_s"] + START_TIMEOUT_S)
+            self._socket.settimeout(wall_s + START_TIMEOUT_S)
             answer = self._socket.recv(2**12)
             if not answer:
                 raise ConnectionResetError("its worker has ended")
@@ -194,9 +196,12 @@ class _Worker:
 
     def close(self) -> None:
         """End the process, and with it all that it started."""
-        self._process.kill()
-        self._process.wait()
-        self._socket.close()
+        self._socket.close()  # it ends by itself when it waits for a program
+        try:
+            self._process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         self._folder.cleanup()
 
 
@@ -221,9 +226,9 @@ def command(kind: str) -> list[str]:
         binds += ["--ro-bind", str(Path(__file__).with_name(name)), f"{SOURCES}/mathpipe/eval/{name}"]
     environment = [part for pair in (ENVIRONMENT | paths(kind)).items() for part in ("--setenv", *pair)]
     return [
-        "bwrap", "--unshare-all", "--die-with-parent", "--clearenv", "--new-session", "--cap-drop", "ALL", "--hostname", "sandbox", *environment,
-        "--tmpfs", "/tmp", *binds, "--remount-ro", "/tmp", "--remount-ro", "/", "--chdir", "/tmp", str(Path(sys.executable).resolve()), "-S",
-        *worker,
+        "bwrap", "--unshare-all", "--die-with-parent", "--clearenv", "--new-session", "--cap-drop", "ALL", "--hostname", "sandbox",
+        *environment, "--tmpfs", "/tmp", *binds, "--remount-ro", "/tmp", "--remount-ro", "/", "--chdir", "/tmp",
+        str(Path(sys.executable).resolve()), "-S", *worker,
     ]  # fmt: skip
 
 

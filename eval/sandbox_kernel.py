@@ -15,6 +15,7 @@ import errno
 import os
 import platform
 import signal
+import stat
 import struct
 from collections.abc import Iterable
 
@@ -102,18 +103,17 @@ def landlock_abi() -> int:
 
 
 def restrict_files(readable: Iterable[str]) -> None:
-    """Leave this process nothing but reading below these paths; those that do not exist are passed over.
+    """Leave this process nothing but reading these files and what is below these folders.
 
     Raises:
-        OSError: the kernel refuses.
+        OSError: the kernel refuses, or a path does not exist.
     """
     rights = (1 << NUM_FILE_RIGHTS.get(landlock_abi(), 16)) - 1
     ruleset = check(LIBC.syscall(LANDLOCK_CREATE_RULESET, struct.pack("=Q", rights), ctypes.c_size_t(8), 0), "landlock_create_ruleset")
     for path in readable:
-        if not os.path.exists(path):
-            continue
         beneath = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        rule = struct.pack("=Qi", READ_FILE | (READ_DIR if os.path.isdir(path) else 0), beneath)
+        is_folder = stat.S_ISDIR(os.fstat(beneath).st_mode)
+        rule = struct.pack("=Qi", READ_FILE | (READ_DIR if is_folder else 0), beneath)
         check(LIBC.syscall(LANDLOCK_ADD_RULE, ruleset, RULE_PATH_BENEATH, rule, 0), f"landlock_add_rule {path}")
         os.close(beneath)
     check(LIBC.syscall(LANDLOCK_RESTRICT_SELF, ruleset, 0), "landlock_restrict_self")

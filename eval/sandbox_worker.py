@@ -46,8 +46,8 @@ REQUESTS, REPORT = 0, 3
 """Descriptors: of the worker's socket, of the report in a child."""
 PROBES = (
     ("open a socket", lambda: socket.socket()),
-    ("read /etc/passwd", lambda: open("/etc/passwd").close()),
-    ("write a file", lambda: open("probe", "w").close()),
+    ("read /etc/passwd", lambda: os.close(os.open("/etc/passwd", os.O_RDONLY))),
+    ("write a file", lambda: os.close(os.open("probe", os.O_WRONLY | os.O_CREAT))),
     ("start a process", lambda: os.fork() or os._exit(0)),
     ("signal its parent", lambda: os.kill(os.getppid(), 0)),
 )
@@ -98,13 +98,17 @@ def run_cells(cells: list[str]) -> None:
         error = execute(cell, vars(main))
         with contextlib.suppress(BaseException):  # of whatever the program has put there
             sys.stdout.flush()
+        end = 0
+        with contextlib.suppress(OSError):  # it has closed its output
+            end = os.fstat(1).st_size
         line = " ".join(error[:MAX_ERROR_CHARS].split()).encode(errors="backslashreplace")
-        os.write(REPORT, b"%d %s\n" % (os.fstat(1).st_size, line))
+        os.write(REPORT, b"%d %s\n" % (end, line))
 
 
-def child(request: dict[str, Any], program: int, output: int, report: int, sandboxed: bool) -> None:
+def child(request: dict[str, Any], files: list[int], sandboxed: bool) -> None:
     """What the fork does."""
     os.setsid()
+    program, output, report = files
     cells = json.loads(os.pread(program, os.fstat(program).st_size, 0))
     for descriptor, place in ((1, 0), (1, 2), (output, 1), (report, REPORT)):  # the worker's own output is /dev/null
         os.dup2(descriptor, place)
@@ -120,7 +124,7 @@ def fork(request: dict[str, Any], files: list[int], sandboxed: bool) -> int:
     pid = os.fork()
     if pid == 0:
         try:
-            child(request, *files, sandboxed)
+            child(request, files, sandboxed)
             os._exit(0)
         finally:
             os._exit(70)

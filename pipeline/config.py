@@ -68,6 +68,9 @@ class Runtime:
     cluster: str = "native"
     """Where corpus stages run: `native` (this machine), `local` (a Ray started here), or a Ray cluster whose nodes all see the
     crawl and `runs/` under the same paths: `ray://host:port`, or `host:port` from one of its nodes."""
+    sandbox: str = "auto"
+    """Where programs that a model or a data set wrote are run: `bubblewrap`, `landlock`, `auto` (the first that works here; otherwise the
+    stage refuses), or `none`: unprotected, with limits alone (eval/sandbox.py)."""
     database: str = ""
     """Where people's decisions lie: empty: `annotations.sqlite` in the profile's folder; a file; or, for teams,
     `postgresql://user@host/name` (password in ~/.pgpass or PGPASSWORD)."""
@@ -89,6 +92,8 @@ class Runtime:
             raise ConfigError(f"runtime.peak_tflops must not be negative, found {self.peak_tflops}")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"runtime.device must be auto, cpu or cuda, found {self.device!r}")
+        if self.sandbox not in ("auto", "bubblewrap", "landlock", "none"):
+            raise ConfigError(f"runtime.sandbox must be auto, bubblewrap, landlock or none, found {self.sandbox!r}")
         if self.cluster not in ("native", "local") and ":" not in self.cluster:
             raise ConfigError(f"runtime.cluster must be native, local, ray://host:port or host:port, found {self.cluster!r}")
         if self.suggest_url and not (self.suggest_url.startswith(("http://", "https://")) and self.suggest_model):

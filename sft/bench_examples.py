@@ -8,12 +8,13 @@ import time
 
 import numpy as np
 
+from mathpipe.eval.sandbox import Sandbox
 from mathpipe.pipeline.bench import Benchmark, Row, row
 from mathpipe.pretrain.tokenizer import train
 from mathpipe.sft import packing
 from mathpipe.sft.generated import make_examples
 from mathpipe.sft.schema import Example, Segment
-from mathpipe.sft.verify import OK, Verifier
+from mathpipe.sft.verify import OK, verify
 
 NUM_PAPER, CONTEXT = 776_000, 4096
 """Examples of section 3.1, tokens of section 3.2."""
@@ -26,15 +27,15 @@ def _children_cpu_s() -> float:
 
 
 def _verify_cpu_s(examples: list[Example]) -> float:
-    """CPU seconds of a program server, its start included."""
+    """CPU seconds of a sandbox, its start included."""
     began = _children_cpu_s()
-    with Verifier(num_workers=1, timeout_s=5.0) as verifier:
-        assert all(verdict == OK for _, verdict, _ in verifier.verify(examples))
+    with Sandbox(num_workers=1) as sandbox:
+        assert all(verdict == OK for _, verdict, _ in verify(examples, sandbox))
     return _children_cpu_s() - began
 
 
 def programs_per_s() -> list[Row]:
-    """Programs verified per CPU second of their server and its forks: small ones, and ones that solve equations with sympy."""
+    """Programs verified per CPU second of their worker and its forks: small ones, and ones that solve equations with sympy."""
     small = list(make_examples(500, {"pot": 1.0}, 0, 12, 100))
     sympy = [Example("?", (Segment("code", SYMPY.format(n=3 * n)),), str(n), "pot", "bench") for n in range(1, 101)]
     start = _verify_cpu_s(small[:1])

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mathpipe.eval.sandbox import Sandbox
 from mathpipe.pipeline import artifact, log, stage
 from mathpipe.sft import generated, sources, verify
 from mathpipe.sft.config import ExamplesConfig, ExamplesInputs
@@ -43,21 +44,19 @@ def run(config: ExamplesConfig, inputs: ExamplesInputs, out: Path) -> dict[str, 
     """Read every source; facts: counts by source, format and language, rejects by reason, the family's bounds."""
     names = [*(source.reader for source in config.sources), *([generated.SOURCE] if config.num_examples else [])]
     seen: set[bytes] = set()
-    verifier = verify.Verifier(config.runtime.num_workers, config.timeout_s)
-    with verifier, log.Progress(out, len(names), "sources", "examples") as progress:
+    programs = Sandbox(config.runtime.sandbox, config.runtime.num_workers, config.timeout_s)
+    with programs, log.Progress(out, len(names), "sources", "examples") as progress:
         for place, name in enumerate(names):
             records = enumerate(generate(config) if name == generated.SOURCE else sources.records(config.sources[place], config.seed))
             for number, chunk in enumerate(chunks(records)):
                 stem = f"{place:02d}-{name}-{number:05d}"
                 if not (out / "data" / f"{stem}.parquet").exists():
-                    rows, rejects = collect(config, chunk, place, name, seen, verifier)
+                    rows, rejects = collect(config, chunk, place, name, seen, programs)
                     artifact.write_parquet(out / "rejects" / f"{stem}.parquet", pa.Table.from_pylist(rejects, REJECT_SCHEMA))
                     artifact.write_parquet(out / "data" / f"{stem}.parquet", pa.Table.from_pylist(rows, SCHEMA))
                 seen |= digests(out / "data" / f"{stem}.parquet")
                 progress.advance(0, f"{name}: {number * CHUNK + len(chunk):,} records")
             progress.advance(1)
-    if verifier.network:
-        log.logger().info("programs were run with the network in reach: this kernel does not let an ordinary user unshare it")
     return describe(out) | {"max_number": config.max_number, "max_result": config.max_result}
 
 
@@ -75,7 +74,7 @@ def chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
 
 
 def collect(
-    config: ExamplesConfig, chunk: Sequence[Record], place: int, name: str, seen: set[bytes], verifier: verify.Verifier
+    config: ExamplesConfig, chunk: Sequence[Record], place: int, name: str, seen: set[bytes], sandbox: Sandbox
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(rows of SCHEMA, rejects) of some records of a source.
 
@@ -103,7 +102,8 @@ def collect(
         here.add(key)
         fresh[number] = example
     rows = []
-    checked = verifier.verify(fresh.values()) if config.verify != "off" else ((example, "", "") for example in fresh.values())
+    found = list(fresh.values())
+    checked = verify.verify(found, sandbox) if config.verify != "off" else ((example, "", "") for example in found)
     for number, (example, verdict, detail) in zip(fresh, checked, strict=True):
         if config.verify == "drop" and verdict not in ("", verify.OK):
             reject(number, verdict, example.question, detail)

@@ -1,4 +1,4 @@
-"""Are the programs of PoT and TIR examples right? They are run (program_server.py: limits, not a sandbox) and looked at.
+"""Are the programs of PoT and TIR examples right? They are run (in eval's sandbox) and looked at.
 
 A PoT program must print the answer, or, where the set states none, anything: then what its last line prints is the answer. What
 each program of a TIR example prints must be the output that stands below it; a longer print than was recorded is fine (recorded
@@ -8,110 +8,38 @@ outputs are cut), and so are numbers that agree to 4 digits. Whether the final t
 from __future__ import annotations
 
 import itertools
-import json
-import os
 import re
-import subprocess
-import sys
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
+from mathpipe.eval.sandbox import Outcome, Sandbox
 from mathpipe.sft.schema import Example
 
-Result = tuple[str, str | None]
-"""What a program printed, and its error or None."""
 OK, ERROR, TIMEOUT, WRONG, NOTHING = "ok", "error", "timeout or out of memory", "wrong output", "nothing printed"
+ENDED = ("timeout", "memory", "killed")
+"""Outcomes of TIMEOUT."""
 NUMBER = re.compile(r"[+-]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 REL_TOLERANCE = 1e-4
-ENVIRONMENT = {"PATH": "/usr/bin:/bin", "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LC_ALL": "C.UTF-8"}
 
 
-class ProgramServer:
-    """One process that runs programs, started on use and again after it died."""
+def verify(examples: Sequence[Example], sandbox: Sandbox) -> Iterator[tuple[Example, str, str]]:
+    """(example, verdict, detail): verdict OK or a reason, "" for examples without programs; detail is what was found.
 
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
-        self.network = False
-
-    def run(self, programs: Sequence[str], timeout_s: float) -> list[Result] | None:
-        """Results of programs that share a namespace, or None when they were ended."""
-        process = self._process or self._start()
-        assert process.stdin and process.stdout
-        try:
-            process.stdin.write(json.dumps({"programs": list(programs), "timeout_s": timeout_s}) + "\n")
-            process.stdin.flush()
-            answer = process.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
-        if not answer:  # a program got at the server itself
-            self.close()
-            return None
-        found = json.loads(answer)
-        return found and [(printed, error) for printed, error in found]
-
-    def _start(self) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "mathpipe.sft.program_server"]
-        paths = {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT | paths)
-        assert self._process.stdout
-        ready = self._process.stdout.readline()
-        if not ready:
-            raise RuntimeError(f"the program server does not start; try it by hand: {' '.join(command)}")
-        self.network = json.loads(ready)["network"]
-        return self._process
-
-    def close(self) -> None:
-        """End the process."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
+    The programs of one example share a namespace, as the cells of a notebook do.
+    """
+    programs = [example.of_kind("code") for example in examples]
+    outcomes = iter(sandbox.run_notebooks(cells for cells in programs if cells))
+    for example, cells in zip(examples, programs, strict=True):
+        yield judge(example, next(outcomes)) if cells else (example, "", "")
 
 
-class Verifier:
-    """Verifies examples with a few program servers side by side; results come in order."""
-
-    def __init__(self, num_workers: int, timeout_s: float) -> None:
-        self.timeout_s = timeout_s
-        self._servers: list[ProgramServer] = []
-        self._local = threading.local()
-        self._pool = ThreadPoolExecutor(num_workers, initializer=self._begin)
-
-    def _begin(self) -> None:
-        self._local.server = ProgramServer()
-        self._servers.append(self._local.server)
-
-    def __enter__(self) -> Verifier:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._pool.shutdown(cancel_futures=True)
-        for server in self._servers:
-            server.close()
-
-    @property
-    def network(self) -> bool:
-        """Whether programs could have reached the network."""
-        return any(server.network for server in self._servers)
-
-    def verify(self, examples: Iterable[Example]) -> Iterator[tuple[Example, str, str]]:
-        """(example, verdict, detail): verdict OK or a reason, "" for examples without programs; detail is what was found."""
-        return self._pool.map(self._one, examples)
-
-    def _one(self, example: Example) -> tuple[Example, str, str]:
-        programs = example.of_kind("code")
-        return judge(example, self._local.server.run(programs, self.timeout_s)) if programs else (example, "", "")
-
-
-def judge(example: Example, results: Sequence[Result] | None) -> tuple[Example, str, str]:
+def judge(example: Example, outcomes: Sequence[Outcome]) -> tuple[Example, str, str]:
     """(example with its answer filled in, verdict, detail) from what its programs gave."""
-    if results is None:
-        return example, TIMEOUT, ""
+    ended = next((outcome for outcome in outcomes if outcome.status in ENDED), None)
+    if ended is not None:
+        return example, TIMEOUT, ended.error
     if example.format == "pot":
-        printed, error = results[0]
+        printed, error = outcomes[0].stdout.strip(), outcomes[0].error
         if error:
             return example, ERROR, error
         if not printed:
@@ -120,11 +48,11 @@ def judge(example: Example, results: Sequence[Result] | None) -> tuple[Example, 
         if not example.answer:
             return replace(example, answer=last), OK, ""
         return (example, OK, "") if same(last, example.answer) else (example, WRONG, printed)
-    for (printed, error), recorded in zip(results, example.of_kind("output"), strict=True):
-        kind = error.partition(":")[0] if error else ""
-        if error and kind not in recorded:
-            return example, ERROR, error
-        if not error and not starts_with(printed, recorded):
+    for outcome, recorded in zip(outcomes, example.of_kind("output"), strict=True):
+        printed, kind = outcome.stdout.strip(), outcome.error.partition(":")[0]
+        if kind and kind not in recorded:
+            return example, ERROR, outcome.error
+        if not kind and not starts_with(printed, recorded):
             return example, WRONG, printed
     return example, OK, ""
 

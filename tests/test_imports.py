@@ -14,7 +14,8 @@ FOLDERS = ("pipeline", "corpus", "pretrain", "sft", "grpo", "eval")
 STAGE_FOLDERS = FOLDERS[1:]
 OF_PIPELINE = {"artifact", "config", "log", "stage"}
 OF_OTHERS = {
-    "sft": {"pretrain.model", "pretrain.tokenizer", "pretrain.checkpoint", "pretrain.optim", "pretrain.loop", "pretrain.watch"},
+    "sft": {"pretrain.model", "pretrain.tokenizer", "pretrain.checkpoint", "pretrain.optim", "pretrain.loop", "pretrain.watch",
+            "eval.sandbox"},  # fmt: skip
     # sft.prompts is the one prompt renderer, sft.problems the one generator of word problems
     "eval": {
         *(f"pretrain.{name}" for name in ("model", "tokenizer", "checkpoint", "optim", "generate", "memory")),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
-from mathpipe.sft import verify
+from mathpipe.eval.sandbox import Sandbox
 from mathpipe.sft.generated import make_examples
 from mathpipe.sft.schema import Example, Segment
-from mathpipe.sft.verify import ERROR, NOTHING, OK, TIMEOUT, WRONG, Verifier, same, starts_with
+from mathpipe.sft.verify import ERROR, NOTHING, OK, TIMEOUT, WRONG, same, starts_with, verify
 
 
 def pot(code: str, answer: str = "") -> Example:
@@ -22,8 +20,8 @@ def tir(*blocks: str) -> Example:
 
 
 @pytest.fixture(scope="module")
-def verifier():
-    with Verifier(num_workers=1, timeout_s=1.0) as made:
+def sandbox():
+    with Sandbox(num_workers=1, timeout_s=1.0) as made:
         yield made
 
 
@@ -34,22 +32,18 @@ CASES = [
     (pot("import sys; sys.exit(3)", "42"), ERROR),
     (pot("answer = 42", "42"), NOTHING),
     (pot("while True: pass", "42"), TIMEOUT),
-    (pot("import os; os.kill(os.getppid(), 9)", "42"), TIMEOUT),
-    (pot("import os; os._exit(0)", "42"), TIMEOUT),
-    (pot("import os; os.close(1); print(42)", "42"), OK),
-    (pot("x = [0] * 10 ** 10", "42"), ERROR),
-    (pot("open('big', 'w').write('x' * 10 ** 7)", "42"), ERROR),
-    (pot("open('small', 'w').write('42'); print(open('small').read())", "42"), OK),
-    (pot("import os; print(os.listdir('.'), os.environ.get('HOME'))", "[] None"), OK),
+    (pot("import os; os.kill(os.getppid(), 9)", "42"), ERROR),
+    (pot("import os; os._exit(0)", "42"), NOTHING),
+    (pot("import os; os.kill(os.getpid(), 9)", "42"), TIMEOUT),
+    (pot("x = [0] * 10 ** 10", "42"), TIMEOUT),
+    (pot("open('small', 'w').write('42'); print(open('small').read())", "42"), ERROR),
     (pot("import sympy; print(sympy.Rational(1, 2) + 1)", "3/2"), OK),
     (pot("def f(n): return n if n < 2 else f(n - 1) + f(n - 2)\nprint(f(10))", "55"), OK),
     (pot("if __name__ == '__main__': print(42)", "42"), OK),
     (pot("print(input())", "42"), ERROR),
     (pot("print(42); exit()", "42"), OK),
-    (pot("import os; os.fork(); print(42)", "42"), OK),
-    (pot("import os; [os.write(n, b'{') for n in (3, 4)]; print(42)", "42"), ERROR),
-    (pot("import os; os.mkdir('d'); os.rmdir('d'); os.rmdir(os.getcwd()); print(42)", "42"), OK),
-    (pot("for n in range(10 ** 5): print(n)"), ERROR),
+    (pot("import os; os.fork(); print(42)", "42"), ERROR),
+    (pot("for n in range(10 ** 4): print(n)"), ERROR),
     (Example("?", (Segment("text", "It is 42."),), "42", "cot", "test"), ""),
     (tir("print(1)", "1", "print(2)", "2"), OK),
     (tir("x = 5\nprint(x)", "5", "print(x + 1)", "6"), OK),
@@ -60,59 +54,26 @@ CASES = [
 ]
 
 
-def test_verdicts_stand_in_order_and_no_program_costs_the_others(verifier):
-    found = list(verifier.verify([example for example, _ in CASES]))
+def test_verdicts_stand_in_order_and_no_program_costs_the_others(sandbox):
+    found = list(verify([example for example, _ in CASES], sandbox))
     assert [(example.segments, verdict) for example, verdict, _ in found] == [(example.segments, verdict) for example, verdict in CASES]
     details = {example.segments[0].text: detail for example, verdict, detail in found if verdict not in ("", OK)}
     assert details["print(6 * 8)"] == "48" and details["print(1 / 0)"] == "ZeroDivisionError: division by zero"
 
 
-def test_what_a_program_prints_last_is_its_answer_where_none_is_stated(verifier):
-    ((example, verdict, _),) = verifier.verify([pot("print('working')\nprint(1024)")])
+def test_what_a_program_prints_last_is_its_answer_where_none_is_stated(sandbox):
+    ((example, verdict, _),) = verify([pot("print('working')\nprint(1024)")], sandbox)
     assert (example.answer, verdict) == ("1024", OK)
 
 
-def test_what_no_file_can_hold_is_written_as_an_escape(verifier):
-    (printed, _, _), (_, verdict, detail) = verifier.verify([pot(r"print('\ud800')"), pot(r"raise ValueError('\ud800')")])
+def test_what_no_file_can_hold_is_written_as_an_escape(sandbox):
+    (printed, _, _), (_, verdict, detail) = verify([pot(r"print('\ud800')"), pot(r"raise ValueError('\ud800')")], sandbox)
     assert (printed.answer, verdict, detail) == (r"\ud800", ERROR, r"ValueError: \ud800")
 
 
-def test_what_a_program_leaves_running_holds_nothing_up(verifier):
-    began = time.monotonic()
-    ((_, verdict, _),) = verifier.verify([pot("import os, time\nif not os.fork(): time.sleep(60)\nprint(42)", "42")])
-    assert verdict == OK and time.monotonic() - began < 2.0  # not the 4 seconds after which a program that waits is ended
-
-
-def test_scratch_directories_are_removed(tmp_path, monkeypatch):
-    monkeypatch.setitem(verify.ENVIRONMENT, "TMPDIR", str(tmp_path))
-    with Verifier(1, 1.0) as made:
-        ((example, _, _),) = made.verify([pot("import os; open('file', 'w').close(); print(os.getcwd())")])
-    assert example.answer.startswith(str(tmp_path)) and not list(tmp_path.iterdir())
-
-
-def test_programs_do_not_reach_the_network_where_it_can_be_cut(verifier):
-    code = "import socket; s = socket.socket(); s.settimeout(0.5); s.connect(('127.0.0.1', 9)); print('reached')"
-    ((_, verdict, detail),) = verifier.verify([pot(code)])
-    if verifier.network:
-        pytest.skip("this kernel does not let an ordinary user unshare the network")
-    assert verdict == ERROR and "unreachable" in detail
-
-
-def test_generated_programs_print_their_answers(verifier):
+def test_generated_programs_print_their_answers(sandbox):
     examples = list(make_examples(40, {"cot": 0.0, "pot": 0.5, "tir": 0.5}, 1, 10, 100))
-    assert {verdict for _, verdict, _ in verifier.verify(examples)} == {OK}
-
-
-def test_results_do_not_depend_on_the_number_of_servers():
-    examples = [pot(f"print({n})") for n in range(30)]
-    with Verifier(num_workers=3, timeout_s=2.0) as many:
-        assert [example.answer for example, _, _ in many.verify(examples)] == [str(n) for n in range(30)]
-
-
-def test_a_server_that_does_not_start_says_how_to_look(monkeypatch):
-    monkeypatch.setattr(verify.sys, "executable", "/bin/true")
-    with Verifier(1, 1.0) as broken, pytest.raises(RuntimeError, match="try it by hand: /bin/true -m mathpipe.sft.program_server"):
-        list(broken.verify([pot("print(1)")]))
+    assert {verdict for _, verdict, _ in verify(examples, sandbox)} == {OK}
 
 
 @pytest.mark.parametrize(("printed", "answer", "equal"), [
