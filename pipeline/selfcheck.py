@@ -10,6 +10,7 @@ machine; torch keeps them in ~/.cache/torch_extensions).
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import subprocess
@@ -117,15 +118,13 @@ def check_fasttext() -> str:
     """A classifier learns two words apart. Its matrix is large enough to be fresh memory (mathpipe.corpus.fit says why)."""
     import fasttext
 
-    from mathpipe.corpus.round_config import MIN_MODEL_BYTES
-
-    dim = 8
+    dim, min_bytes = 8, importlib.import_module("mathpipe.corpus.round_config").MIN_MODEL_BYTES
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "train.txt"
         file.write_text("__label__math prime theorem lemma\n__label__other cake recipe oven\n" * 50, encoding="utf-8")
         model = fasttext.train_supervised(
-            str(file), dim=dim, wordNgrams=2, bucket=MIN_MODEL_BYTES // (4 * dim), epoch=25, lr=0.5, minCount=1, thread=1, verbose=0
+            str(file), dim=dim, wordNgrams=2, bucket=min_bytes // (4 * dim), epoch=25, lr=0.5, minCount=1, thread=1, verbose=0
         )
     labels, scores = model.predict("lemma theorem", k=2)
     assert labels[0] == "__label__math" and scores[0] > 0.9, f"predicted {labels} {scores}"
@@ -223,6 +222,16 @@ def check_math_verify() -> str:
     return "math-verify"
 
 
+def check_sandbox() -> str:
+    """A program answers, and its attempts to write, to start a process and to open a socket fail."""
+    hostile = ("open('x', 'w')", "import os; os.fork()", "import socket; socket.socket()")
+    with importlib.import_module("mathpipe.eval.sandbox").Sandbox(num_workers=1) as sandbox:
+        honest, *others = sandbox.run(["print(6 * 7)", *hostile])
+        assert honest.stdout == "42\n", f"6 * 7 gave {honest}"
+        assert all("PermissionError" in outcome.error for outcome in others), f"not refused: {others}"
+    return sandbox.kind
+
+
 CHECKS: dict[str, tuple[Callable[[], str], str]] = {
     "vllm": (check_vllm, f"vLLM needs about 3 GB of free memory and a CPU with AVX2; otherwise {REBUILD}"),
     "torch": (check_torch, REBUILD),
@@ -240,6 +249,7 @@ CHECKS: dict[str, tuple[Callable[[], str], str]] = {
     "docutils": (check_docutils, REBUILD),
     "luigi": (check_luigi, REBUILD),
     "math-verify": (check_math_verify, REBUILD),
+    "sandbox": (check_sandbox, "the line above says it; programs that a model wrote are not run without"),
 }
 """Engine → its check and what to do when it fails; the slowest first, since two run at a time."""
 
