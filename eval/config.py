@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mathpipe.pipeline.config import Runtime
+from mathpipe.pipeline.config import Runtime, nearest
 
 BENCHMARKS_VARIABLE = "MATHPIPE_BENCHMARKS"
 """Environment variable with the folder of local benchmark files."""
-SUITES = ("mmlu", "bbh", "held_out")
+TASKS = (
+    "mmlu", "bbh", "gsm8k", "gsm8k-pot", "gsm8k-tir", "math", "math-pot", "math-tir", "ocw", "sat", "mmlu_stem", "cmath", "cmath-tir",
+    "mgsm_zh", "mgsm_zh-tir", "held_out",
+)  # fmt: skip
+"""Names of eval/tasks.py, in the order of the report."""
+ENGINES = ("auto", "own", "vllm", "transformers")
 MODEL_STAGES = ("tokenizer", "tokens", "pretrain", "sft", "grpo", "evaluate")
 """What a report on the whole chain reads beyond one on the corpus."""
 
@@ -63,63 +69,66 @@ class BenchmarksConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """What is asked of each model. A limit of 0 means every item."""
+    """What is asked of each model."""
 
     SECTION: ClassVar[str] = "evaluate"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
-    suites: tuple[str, ...] = SUITES
-    """Suites to run, of mmlu, bbh and held_out."""
-    mmlu_shots: int = 5
-    """Examples of the dev split before a question."""
-    mmlu_limit_per_subject: int = 0
-    """Test questions per subject, drawn with `seed`."""
-    bbh_shots: int = 3
-    """Worked examples of the published prompt before a question."""
-    bbh_limit_per_task: int = 0
-    """Questions per task, drawn with `seed`."""
-    bbh_max_new_tokens: int = 512
-    """Longest BBH completion."""
-    held_out_limit: int = 0
-    """Held-out problems, the first ones of the GRPO artifact's file."""
-    held_out_max_new_tokens: int = 256
-    """Longest completion of a held-out problem."""
+    tasks: tuple[str, ...] = TASKS
+    """Tasks to run, of eval/tasks.py: a suite, or a suite with programs (`-pot`) or with text and programs by turns (`-tir`)."""
+    shots: Mapping[str, int] = field(default_factory=dict)
+    """Task → worked examples before a question, where not as many as there are."""
+    limit: int = 0
+    """Items of a task, drawn evenly from its groups with `seed`; 0: all."""
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """Task → its own limit."""
+    max_new_tokens: int = 1024
+    """Longest completion, where the task has no lower limit; at most half of the context."""
+    num_samples: int = 0
+    """Samples of a problem for maj@K and pass@K, K up to this, beside the greedy answer; 0: none."""
+    sampled: tuple[str, ...] = ("gsm8k", "math")
+    """Tasks of `tasks` that are sampled."""
+    temperature: float = 0.7
+    """Of the samples (paper: 0.7)."""
+    top_p: float = 1.0
+    """Of the samples."""
     engine: str = "auto"
-    """Who generates: `vllm`, `transformers`, or `auto`: vLLM where it is installed."""
+    """Who answers: `own`, `vllm`, `transformers`, or `auto`: our own on a CPU, on a GPU vLLM where it is installed."""
     max_context: int = 4096
     """Tokens of prompt and completion, at most what the model has positions for; longer prompts drop shots from the front."""
     batch_tokens: int = 16384
     """Tokens of one batch without vLLM."""
     seed: int = 0
-    """Seed of the sub-samples."""
+    """Seed of the sub-samples and the samples."""
     runtime: Runtime = field(default_factory=Runtime)
     """Hardware; outside the hash."""
 
     def __post_init__(self) -> None:
-        unknown = set(self.suites) - set(SUITES)
-        if unknown or not self.suites or len(set(self.suites)) != len(self.suites):
-            raise ValueError(f"suites must name some of {', '.join(SUITES)}, each once, found {list(self.suites)}")
-        if self.engine not in ("auto", "vllm", "transformers"):
-            raise ValueError(f"engine must be auto, vllm or transformers, found {self.engine!r}")
-        at_least(0, mmlu_shots=self.mmlu_shots, mmlu_limit_per_subject=self.mmlu_limit_per_subject, bbh_shots=self.bbh_shots,
-                 bbh_limit_per_task=self.bbh_limit_per_task, held_out_limit=self.held_out_limit)  # fmt: skip
-        at_least(1, bbh_max_new_tokens=self.bbh_max_new_tokens, held_out_max_new_tokens=self.held_out_max_new_tokens,
-                 batch_tokens=self.batch_tokens)  # fmt: skip
-        longest = max(self.bbh_max_new_tokens, self.held_out_max_new_tokens)
-        if self.max_context <= longest:
-            raise ValueError(f"max_context ({self.max_context}) leaves no room for a prompt beside {longest} new tokens")
-        if self.mmlu_shots > 5 or self.bbh_shots > 3:
-            raise ValueError(f"mmlu has 5 examples and bbh 3, found mmlu_shots={self.mmlu_shots}, bbh_shots={self.bbh_shots}")
+        if not self.tasks or len(set(self.tasks)) != len(self.tasks):
+            raise ValueError(f"tasks must name some tasks, each once, found {list(self.tasks)}")
+        for name, named in {"tasks": self.tasks, "shots": self.shots, "limits": self.limits, "sampled": self.sampled}.items():
+            unknown = next((task for task in named if task not in TASKS), None)
+            if unknown is not None:
+                raise ValueError(f"{name} names {unknown!r}, which is no task{nearest(unknown, TASKS)} (there are: {', '.join(TASKS)})")
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine must be one of {', '.join(ENGINES)}, found {self.engine!r}")
+        if {"mmlu"} & set(self.sampled) and self.num_samples:
+            raise ValueError("sampled names 'mmlu', whose answers are no completions")
+        if not (self.temperature > 0 and 0 < self.top_p <= 1):
+            raise ValueError(f"need temperature > 0 and 0 < top_p <= 1, found {self.temperature} and {self.top_p}")
+        at_least(0, limit=self.limit, num_samples=self.num_samples, **{f"limits.{key}": value for key, value in self.limits.items()},
+                 **{f"shots.{key}": value for key, value in self.shots.items()})  # fmt: skip
+        at_least(1, max_new_tokens=self.max_new_tokens, max_context=self.max_context, batch_tokens=self.batch_tokens)
+
+    def limit_of(self, task: str) -> int:
+        """Items of a task at most; 0: all."""
+        return self.limits.get(task, self.limit)
 
     def describe(self) -> str:
         """For `mathpipe plan`."""
-        mmlu, bbh, held_out = (limit or "all" for limit in (self.mmlu_limit_per_subject, self.bbh_limit_per_task, self.held_out_limit))
-        sizes = {
-            "mmlu": f"MMLU {self.mmlu_shots}-shot ({mmlu} per subject)",
-            "bbh": f"BBH {self.bbh_shots}-shot ({bbh} per task)",
-            "held_out": f"held-out problems ({held_out})",
-        }
-        return "3 models: " + ", ".join(sizes[suite] for suite in self.suites)
+        sizes = (f"{task} ({self.limit_of(task) or 'all'})" for task in self.tasks)
+        samples = f"; {self.num_samples} samples of {', '.join(self.sampled)}" if self.num_samples else ""
+        return f"every model: {', '.join(sizes)}{samples}"
 
     def require(self, runtime: Runtime) -> None:
         """Refuse a machine without the GPU asked for."""
@@ -146,16 +155,12 @@ class ReportConfig:
 
 @dataclass(frozen=True)
 class EvaluateInputs:
-    """Benchmarks and the three models."""
+    """Benchmarks and the stages that made models."""
 
     benchmarks: Path
     pretrain: Path
     sft: Path
     grpo: Path
-
-    def models(self) -> dict[str, Path]:
-        """Model name → folder."""
-        return {"base": self.pretrain / "model", "sft": self.sft / "model", "grpo": self.grpo / "model"}
 
 
 @dataclass(frozen=True)

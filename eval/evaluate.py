@@ -1,240 +1,232 @@
-"""Stage evaluate: MMLU (5-shot), BBH (3-shot chain of thought) and the held-out problems, for the base, SFT and GRPO models.
+"""Stage evaluate: every model of the chain on MMLU, BBH, the mathematics suites and the held-out problems.
 
-    items/<model>-<suite>.parquet   one row an item: prompt, completion, what was extracted, target, reason
-    metrics.jsonl                   one line a model and suite
+    items/<model>-<task>.parquet      one row an answer: prompt, completion, what was extracted, target, reason
+    items/<model>-<task>@<K>.parquet  the same for K samples of each problem
+    metrics.jsonl                     one line a model and task
 
-Every finished pair of model and suite is kept; a killed run goes on with the next one. Prompts longer than the context drop
-worked examples from the front, and the manifest counts the examples really used.
+Every finished file is kept here and, for later runs, beside the artifacts (cache.py); a killed run goes on with the next one. Prompts
+longer than the context drop worked examples from the front, and the manifest counts the examples really used.
 """
 
 from __future__ import annotations
 
-import math
+import hashlib
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from mathpipe.eval import bbh, mmlu
+from mathpipe.eval import cache, metrics, mmlu, models
+from mathpipe.eval.answers import GREEDY, Sampling, Session, table
 from mathpipe.eval.config import EvaluateConfig, EvaluateInputs
-from mathpipe.eval.generation import LoadedModel, Tokens, VllmEngine, choice_logprobs, generate_transformers, pick_engine
-from mathpipe.eval.grader import Grader
+from mathpipe.eval.generation import pick_engine
+from mathpipe.eval.grader import Grader, as_number, normalise
+from mathpipe.eval.models import Model
+from mathpipe.eval.sandbox import Sandbox
+from mathpipe.eval.suites import mmlu_category
+from mathpipe.eval.task import Row, Task
+from mathpipe.eval.tasks import TASKS
 from mathpipe.pipeline import artifact, log, stage
 
 
-@dataclass
-class Item:
-    """One question to one model."""
+@dataclass(frozen=True)
+class Evaluation:
+    """A model, a task, and how it answers."""
 
-    suite: str
-    model: str
-    item: str
-    group: str
-    """Subject or task."""
-    num_shots: int
-    prompt: str
-    target: str
-    completion: str = ""
-    extracted: str | None = None
-    reason: str = ""
-    """correct, wrong, no_answer, parse_error or timeout."""
-    logprobs: list[float] = field(default_factory=list)
-    """MMLU: log-probabilities of the letters."""
+    model: Model
+    task: Task
+    sampling: Sampling
 
-
-SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("suite", "model", "item", "group")] + [("num_shots", pa.int64())]
-    + [(name, pa.string()) for name in ("prompt", "target", "completion", "extracted", "reason")] + [("logprobs", pa.list_(pa.float64()))]
-)  # fmt: skip
-
-
-class Session:
-    """The model under test and who generates for it; loads each model once, starts vLLM once."""
-
-    def __init__(self, config: EvaluateConfig) -> None:
-        self.config, self.engine = config, pick_engine(config.engine)
-        self.device = "cuda" if config.runtime.uses_gpu() else "cpu"
-        self._vllm: VllmEngine | None = None
-
-    def load(self, path: Path) -> None:
-        """Answer with the model in `path` from now on."""
-        self.loaded = LoadedModel(path, self.device)
-        self.context = min(self.config.max_context, self.loaded.num_positions())
-
-    def generate(self, prompts: list[Tokens], max_new_tokens: int, stop: tuple[str, ...] = ()) -> list[str]:
-        """Greedy completions."""
-        if self.engine == "transformers":
-            return generate_transformers(self.loaded, prompts, max_new_tokens, stop, self.config.batch_tokens)
-        if self._vllm is None or not self._vllm.fits(self.loaded, self.context):
-            self._vllm = VllmEngine(self.loaded, self.context)
-        self._vllm.use(self.loaded)
-        return self._vllm.generate(prompts, max_new_tokens, stop)
-
-    def fit(self, prompt_of: Callable[[int], str], num_shots: int, new_tokens: int) -> tuple[int, str, Tokens]:
-        """(shots, prompt, tokens) with as many worked examples as fit; without any, the end of the prompt."""
-        room = self.context - new_tokens
-        for shots in range(num_shots, -1, -1):
-            prompt = prompt_of(shots)
-            tokens = self.loaded.encode(prompt)
-            if len(tokens) <= room:
-                return shots, prompt, tokens
-        return 0, prompt, tokens[-room:]
+    @property
+    def name(self) -> str:
+        """Of its task; the samples have a name of their own."""
+        return self.task.name if self.sampling == GREEDY else f"{self.task.name}@{self.sampling.num_samples}"
 
 
 def run(config: EvaluateConfig, inputs: EvaluateInputs, out: Path) -> dict[str, Any]:
-    """Evaluate every model on every suite; facts: `results` and the shots used."""
+    """Evaluate every model on every task; facts: `results`, `paired` differences, and where the answers are from."""
     torch.set_num_threads(config.runtime.num_processes * config.runtime.num_threads)  # one process with the cores of a training stage
     benchmarks = artifact.read_manifest(inputs.benchmarks)
-    session = Session(config)
-    pairs = [(model, suite) for model in inputs.models() for suite in config.suites]
+    engine = pick_engine(config.engine, "cuda" if config.runtime.uses_gpu() else "cpu")
+    found_models = models.chain(inputs)
+    wanted = list(evaluations(config, found_models))
     (out / "metrics.jsonl").unlink(missing_ok=True)  # written again from the items, those of a killed run included
-    results = []
-    with log.Progress(out, total=len(pairs), unit="evaluations") as progress, Grader() as grader:
-        for model, suite in pairs:
-            file = out / "items" / f"{model}-{suite}.parquet"
-            if not file.exists():
-                started = time.monotonic()
-                session.load(inputs.models()[model])
-                items = EVALUATE[suite](config, inputs, model, session, grader)
-                artifact.write_parquet(file, pa.Table.from_pylist([asdict(item) for item in items], schema=SCHEMA))
-                log.logger().info("%s on %s: %d items in %.1f s", model, suite, len(items), time.monotonic() - started)
-            stand_in = suite != "held_out" and benchmarks["suites"][suite]["stand_in"]
-            result = summarise(pq.read_table(file).to_pylist(), stand_in)
-            artifact.append_metrics(out, **{name: result[name] for name in ("model", "suite", "score", "stderr", "n", "stand_in")})
+    results, answered = [], Answered(config, inputs, benchmarks, engine, out)
+    with log.Progress(out, total=len(wanted), unit="evaluations") as progress, Grader() as grader, Sandbox(
+        config.runtime.sandbox, config.runtime.num_workers
+    ) as sandbox:  # fmt: skip
+        session = Session(config, engine, grader, sandbox)
+        for one in wanted:
+            rows = answered.of(one, session)
+            stand_in = benchmarks["suites"].get(one.task.suite, {}).get("stand_in", False)
+            result = {"model": one.model.name, "task": one.name, "suite": one.task.suite, "style": one.task.style,
+                      "chat": one.model.chat and one.task.chat, "stand_in": stand_in, **summarise(rows)}  # fmt: skip
+            artifact.append_metrics(out, **{name: result[name] for name in ("model", "task", "score", "stderr", "n", "stand_in")})
             results.append(result)
-            progress.advance(1, f"{model} {suite} {100 * result['score']:.1f} %")
+            progress.advance(1, f"{one.model.name} {one.name} {100 * result['score']:.1f} %")
     return {
-        "results": results, "engine": session.engine, "benchmarks_source": benchmarks["source"],
-        "num_items": sum(result["n"] for result in results),
+        "results": results, "paired": list(differences(config, found_models, out)), "engine": engine,
+        "benchmarks_source": benchmarks["source"], "num_items": sum(result["n"] for result in results), "num_cached": answered.num_cached,
     }  # fmt: skip
 
 
-def mmlu_items(config: EvaluateConfig, inputs: EvaluateInputs, name: str, session: Session, grader: Grader) -> list[Item]:
-    """MMLU test questions, a subject at a time: its worked examples are computed once."""
-    rows = pq.read_table(inputs.benchmarks / "mmlu.parquet").to_pylist()
-    end = "Answer:"
-    choices = [session.loaded.encode(f"{end} {letter}")[len(session.loaded.encode(end)) :] for letter in mmlu.LETTERS]
-    items = []
-    for subject in sorted({row["subject"] for row in rows}):
-        shots = [row for row in rows if row["subject"] == subject and row["split"] == "dev"]
-        questions = [row for row in rows if row["subject"] == subject and row["split"] == "test"]
-        fitted: dict[int, list[tuple[Item, Tokens]]] = {}
-        for row in subsample(questions, config.mmlu_limit_per_subject, f"{config.seed} {subject}"):
-
-            def prompt_of(k: int, row: dict[str, Any] = row, shots: list[dict[str, Any]] = shots, subject: str = subject) -> str:
-                return mmlu.prompt(subject, shots[config.mmlu_shots - k : config.mmlu_shots], row)
-
-            num_shots, prompt, tokens = session.fit(prompt_of, config.mmlu_shots, max(map(len, choices)))
-            item = Item("mmlu", name, f"{subject}/{row['item']}", subject, num_shots, prompt, mmlu.LETTERS[row["answer"]])
-            fitted.setdefault(num_shots, []).append((item, tokens))
-        for pairs in fitted.values():
-            scores = choice_logprobs(session.loaded.model, [tokens for _, tokens in pairs], choices, config.batch_tokens)
-            for (item, _), logprobs in zip(pairs, scores, strict=True):
-                item.logprobs = logprobs
-                item.extracted = mmlu.LETTERS[max(range(len(logprobs)), key=logprobs.__getitem__)]
-                item.reason = "correct" if item.extracted == item.target else "wrong"
-                items.append(item)
-    return items
+def evaluations(config: EvaluateConfig, found: Iterable[Model]) -> Iterator[Evaluation]:
+    """What is to be answered, model by model."""
+    samples = Sampling(config.num_samples, config.temperature, config.top_p)
+    for model in found:
+        for name in config.tasks:
+            if model.chat or TASKS[name].base:
+                yield Evaluation(model, TASKS[name], GREEDY)
+                if config.num_samples and name in config.sampled:
+                    yield Evaluation(model, TASKS[name], samples)
 
 
-def bbh_items(config: EvaluateConfig, inputs: EvaluateInputs, name: str, session: Session, grader: Grader) -> list[Item]:
-    """BBH questions with greedy chains of thought."""
-    rows = pq.read_table(inputs.benchmarks / "bbh.parquet").to_pylist()
-    published = {row["task"]: row["prompt"] for row in pq.read_table(inputs.benchmarks / "bbh_prompts.parquet").to_pylist()}
-    items, prompts = [], []
-    for task in sorted(published):
-        for row in subsample([row for row in rows if row["task"] == task], config.bbh_limit_per_task, f"{config.seed} {task}"):
+class Answered:
+    """Answers: those of this artifact, those kept from former runs, and new ones."""
 
-            def prompt_of(k: int, row: dict[str, Any] = row, task: str = task) -> str:
-                return bbh.prompt(published[task], k, row["input"])
+    def __init__(self, config: EvaluateConfig, inputs: EvaluateInputs, benchmarks: dict[str, Any], engine: str, out: Path) -> None:
+        self.config, self.inputs, self.benchmarks, self.engine, self.out = config, inputs, benchmarks, engine, out
+        self.num_cached = 0
+        self._rows: dict[str, list[Row]] = {}
 
-            num_shots, prompt, tokens = session.fit(prompt_of, config.bbh_shots, config.bbh_max_new_tokens)
-            items.append(Item("bbh", name, f"{task}/{row['item']}", task, num_shots, prompt, row["target"]))
-            prompts.append(tokens)
-    for item, completion in zip(items, session.generate(prompts, config.bbh_max_new_tokens, bbh.STOP), strict=True):
-        item.completion, item.extracted = completion, bbh.extract(completion)
-        item.reason = "no_answer" if item.extracted is None else "correct" if bbh.is_right(item.extracted, item.target) else "wrong"
-    return items
+    def of(self, one: Evaluation, session: Session) -> list[Row]:
+        """The rows of one evaluation's file."""
+        file = self.out / "items" / f"{one.model.name}-{one.name}.parquet"
+        if not file.exists():
+            name = self.key(one, session.device)
+            if cache.take(self.out, name, file):
+                self.num_cached += 1
+                log.logger().info("%s on %s: as before", one.model.name, one.name)
+            else:
+                self.make(one, session, file)
+                cache.keep(self.out, name, file)
+        return pq.read_table(file).to_pylist()
+
+    def make(self, one: Evaluation, session: Session, file: Path) -> None:
+        """Have the model answer."""
+        started = time.monotonic()
+        session.load(one.model.path)
+        items = session.answer(one.task, self.rows(one.task), one.model.name, one.model.chat, one.sampling)
+        artifact.write_parquet(file, table(items))
+        log.logger().info("%s on %s: %d answers in %.1f s", one.model.name, one.name, len(items), time.monotonic() - started)
+
+    def rows(self, task: Task) -> list[Row]:
+        """The items that are asked, the same of every model."""
+        if task.name not in self._rows:
+            found = task.rows(self.inputs.grpo if task.suite == "held_out" else self.inputs.benchmarks)
+            self._rows[task.name] = subsample(found, self.config.limit_of(task.name), f"{self.config.seed} {task.suite}")
+        return self._rows[task.name]
+
+    def key(self, one: Evaluation, device: str) -> str:
+        """What the answers depend on."""
+        config, suite = self.config, one.task.suite
+        if suite == "held_out":
+            file = self.inputs.grpo / "held_out.parquet"
+            items: Any = hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else None
+        else:
+            items = self.benchmarks["suites"].get(suite)
+        return cache.key(
+            model=one.model.identity(), chat=one.model.chat, name=one.model.name, task=one.task.name, items=items,
+            sampling=asdict(one.sampling), shots=config.shots.get(one.task.name), limit=config.limit_of(one.task.name), seed=config.seed,
+            max_new_tokens=min(config.max_new_tokens, one.task.max_new_tokens), max_context=config.max_context, engine=self.engine,
+            device=device,
+        )  # fmt: skip
 
 
-def held_out_items(config: EvaluateConfig, inputs: EvaluateInputs, name: str, session: Session, grader: Grader) -> list[Item]:
-    """The problems GRPO held out, answered greedily and graded as its reward does."""
-    file = inputs.grpo / "held_out.parquet"
-    if not file.exists():
-        raise artifact.ContractError(f"{file}: missing; run stage grpo again")
-    missing = {"question", "answer", "prompt"} - set(pq.read_schema(file).names)
-    if missing:
-        raise artifact.ContractError(f"{file}: no column {', '.join(sorted(missing))}; run stage grpo again")
-    rows = pq.read_table(file).to_pylist()[: config.held_out_limit or None]
-    items = [Item("held_out", name, str(number), "", 0, row["prompt"], str(row["answer"])) for number, row in enumerate(rows)]
-    prompts = [session.loaded.encode(item.prompt) for item in items]
-    for item, completion in zip(items, session.generate(prompts, config.held_out_max_new_tokens), strict=True):
-        verdict = grader.grade(completion, item.target)
-        item.completion, item.extracted, item.reason = completion, verdict.extracted, verdict.reason
-    return items
-
-
-EVALUATE = {"mmlu": mmlu_items, "bbh": bbh_items, "held_out": held_out_items}
-
-
-def subsample(rows: list[dict[str, Any]], limit: int, seed: str) -> list[dict[str, Any]]:
-    """`limit` rows drawn without replacement, in their old order; all of them for limit 0."""
+def subsample(rows: list[Row], limit: int, seed: str) -> list[Row]:
+    """`limit` rows drawn without replacement, as many of each group as can be, in their old order; all of them for limit 0."""
     if not limit or limit >= len(rows):
         return rows
-    return [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), limit))]
+    rng = random.Random(seed)
+    groups: dict[str, list[int]] = {}
+    for i in rng.sample(range(len(rows)), len(rows)):
+        groups.setdefault(rows[i]["group"], []).append(i)
+    ranked = sorted((place, i) for places in groups.values() for place, i in enumerate(places))
+    last = ranked[limit - 1][0]  # groups that give one more than others are drawn, too
+    tied = rng.sample([i for place, i in ranked if place == last], limit - sum(place < last for place, _ in ranked))
+    return [rows[i] for i in sorted([i for place, i in ranked if place < last] + tied)]
 
 
-def mean_and_stderr(values: Iterable[float]) -> tuple[float, float]:
-    """Mean and its standard error, sample deviation (ddof 1) over √n as lm-eval's; 0 for a single value.
-
-    >>> mean_and_stderr([1.0, 0.0, 0.0, 0.0])
-    (0.25, 0.25)
-    """
-    values = list(values)
-    mean = sum(values) / len(values)
-    if len(values) == 1:
-        return mean, 0.0
-    return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+def by_item(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Item → its answers."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["item"], []).append(row)
+    return found
 
 
-def wilson(score: float, n: int) -> tuple[float, float]:
-    """95 % interval of a share of `n` items (Wilson 1927): at a score of 0, where the standard error is 0 too, it is not empty.
-
-    >>> [round(end, 3) for end in wilson(0.0, 54)]
-    [0.0, 0.066]
-    """
-    z2 = 1.96**2 / n
-    middle, half = score + z2 / 2, math.sqrt(z2 * score * (1 - score) + z2**2 / 4)
-    return max(0.0, (middle - half) / (1 + z2)), min(1.0, (middle + half) / (1 + z2))
+def scores(rows: Iterable[Row]) -> dict[str, float]:
+    """Item → share of right answers."""
+    return {item: sum(row["reason"] == "correct" for row in answers) / len(answers) for item, answers in by_item(rows).items()}
 
 
-def summarise(items: list[dict[str, Any]], stand_in: bool) -> dict[str, Any]:
-    """One result: score over items (micro), its standard error and interval, the mean over groups (macro), shots used, reasons."""
-    suite = items[0]["suite"]
-    score, stderr = mean_and_stderr(float(item["reason"] == "correct") for item in items)
+def answer_of(row: Row) -> str | None:
+    """What two answers must share to be one vote: their value, or their text."""
+    if row["extracted"] is None:
+        return None
+    text = normalise(row["extracted"])
+    value = as_number(text)
+    return text if value is None else str(value)
+
+
+def summarise(rows: list[Row]) -> dict[str, Any]:
+    """Score over items (micro), its standard error and interval, mean over groups (macro), shots, reasons; of samples maj@K, pass@K."""
+    answers = by_item(rows)
+    score_of = scores(rows)
+    score, stderr = metrics.mean_and_stderr(score_of.values())
     groups: dict[str, list[float]] = {}
-    for item in items:
-        groups.setdefault(item["group"], []).append(float(item["reason"] == "correct"))
+    for item, answer in answers.items():
+        groups.setdefault(answer[0]["group"], []).append(score_of[item])
+    means = {group: sum(values) / len(values) for group, values in groups.items()}
     result = {
-        "model": items[0]["model"], "suite": suite, "score": score, "stderr": stderr, "interval": wilson(score, len(items)),
-        "n": len(items), "stand_in": stand_in,
-        "macro": sum(sum(values) / len(values) for values in groups.values()) / len(groups), "groups": len(groups),
-        "shots": {str(shots): count for shots, count in sorted(Counter(item["num_shots"] for item in items).items())},
-        "reasons": dict(sorted(Counter(item["reason"] for item in items).items())),
+        "score": score, "stderr": stderr, "interval": metrics.wilson(score, len(answers)), "n": len(answers),
+        "macro": sum(means.values()) / len(means), "groups": means if len(means) > 1 else {},
+        "shots": {str(shots): count for shots, count in sorted(Counter(row["num_shots"] for row in rows).items())},
+        "reasons": dict(sorted(Counter(row["reason"] for row in rows).items())),
     }  # fmt: skip
-    if suite == "mmlu":
-        result["chance"] = mmlu.CHANCE
-        low, high = result["interval"]
-        if low <= mmlu.CHANCE <= high:
-            result["note"] = "at chance: 25 % lies in the 95 % interval"
+    if rows[0]["suite"] == "mmlu":
+        result |= of_mmlu(groups, result["interval"])
+    num_samples = len(rows) // len(answers)
+    if num_samples > 1:
+        result["num_samples"] = num_samples
+        result |= of_samples([[(answer_of(row), row["reason"] == "correct") for row in found] for found in answers.values()], num_samples)
     return result
+
+
+def of_mmlu(groups: dict[str, list[float]], interval: tuple[float, float]) -> dict[str, Any]:
+    """Categories (means over their items), and whether the score is chance."""
+    categories: dict[str, list[float]] = {}
+    for subject, values in groups.items():
+        categories.setdefault(mmlu_category(subject), []).extend(values)
+    means = {name: sum(values) / len(values) for name, values in sorted(categories.items())}
+    note = {"note": "at chance: 25 % lies in the 95 % interval"} if interval[0] <= mmlu.CHANCE <= interval[1] else {}
+    return {"categories": means, "chance": mmlu.CHANCE, **note}
+
+
+def of_samples(answers: list[list[tuple[str | None, bool]]], n: int) -> dict[str, Any]:
+    """K → (share, standard error) of right majorities, and of items with a right one among K samples."""
+    split = [([text for text, _ in found], [right for _, right in found]) for found in answers]
+    ks = metrics.powers_to(n)
+    return {
+        "maj": {str(k): metrics.mean_and_stderr(metrics.majority_at(k, texts, right) for texts, right in split) for k in ks},
+        "pass": {str(k): metrics.mean_and_stderr(metrics.pass_at(k, n, sum(right)) for _, right in split) for k in ks},
+    }
+
+
+def differences(config: EvaluateConfig, found: list[Model], out: Path) -> Iterator[dict[str, Any]]:
+    """The models' scores on the same items, pair by pair."""
+    names = {model.name: [one.name for one in evaluations(config, [model])] for model in found}
+    for before, after in models.comparisons(found):
+        for name in names[after]:
+            if name in names[before]:
+                old, new = (scores(pq.read_table(out / "items" / f"{model}-{name}.parquet").to_pylist()) for model in (before, after))
+                yield {"task": name, "before": before, "after": after, **metrics.paired([old[item] for item in new], list(new.values()))}
 
 
 if __name__ == "__main__":
