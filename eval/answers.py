@@ -15,6 +15,7 @@ from mathpipe.eval import extraction, mmlu, tir
 from mathpipe.eval.config import EvaluateConfig
 from mathpipe.eval.generation import Generator, LoadedModel, Tokens, choice_logprobs, open_generator
 from mathpipe.eval.grader import Grader
+from mathpipe.eval.reference import open_reference, run_reference
 from mathpipe.eval.sandbox import Outcome, Sandbox
 from mathpipe.eval.task import Row, Task
 
@@ -74,13 +75,20 @@ class Session:
         self.device = "cuda" if config.runtime.uses_gpu() else "cpu"
         self._generator: Generator | None = None
         self._path: Path | None = None
+        self._reference: Any = None
 
     def load(self, path: Path) -> None:
         """Answer with the model in `path` from now on."""
         if path != self._path:
             self.loaded, self._path = LoadedModel(path, self.device), path
             self.context = min(self.config.max_context, self.loaded.num_positions())
-            self._generator = open_generator(self.engine, self.loaded, self.context, self.config.batch_tokens, self._generator)
+            if self.engine == "lm-eval":
+                self._reference = open_reference(self.loaded, self.context)
+                return
+            engine = "own" if self.engine == "lm-eval-own" else self.engine
+            self._generator = open_generator(engine, self.loaded, self.context, self.config.batch_tokens, self._generator)
+            if self.engine == "lm-eval-own":
+                self._reference = open_reference(self.loaded, self.context, self._generator)
 
     @property
     def generator(self) -> Generator:
@@ -91,8 +99,13 @@ class Session:
     def answer(self, task: Task, rows: Sequence[Row], model: str, chat: bool, sampling: Sampling = GREEDY) -> list[Item]:
         """Items in the order of rows, the samples of a row one after the other."""
         chat = chat and task.chat
-        num_shots = 0 if chat else min(task.num_shots, self.config.shots.get(task.name, task.num_shots))
+        shots_wanted = min(task.num_shots, self.config.shots.get(task.name, task.num_shots))
+        num_shots = 0 if chat else shots_wanted
         new_tokens = min(task.max_new_tokens, self.config.max_new_tokens, self.context // 2)
+        if self._reference is not None:
+            found = run_reference(task.name, rows, self._reference, shots_wanted, new_tokens)
+            asked = zip(rows, found, strict=True)
+            return [Item(model, task.name, task.suite, group=row["group"], target=row["target"], **answer) for row, answer in asked]
         items, prompts = [], []
         for row in rows:
             shots, prompt, tokens = self.fit(lambda k, row=row: task.prompt(row, k, chat), num_shots, max(new_tokens, 1))  # type: ignore[misc]

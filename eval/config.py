@@ -18,7 +18,9 @@ TASKS = (
     "mgsm_zh", "mgsm_zh-tir", "held_out",
 )  # fmt: skip
 """Names of eval/tasks.py, in the order of the report."""
-ENGINES = ("auto", "own", "vllm", "transformers")
+ENGINES = ("auto", "own", "vllm", "transformers", "lm-eval", "lm-eval-own")
+REFERENCE_TASKS = ("mmlu", "bbh", "gsm8k", "math")
+"""Tasks that lm-evaluation-harness defines as they are asked here."""
 MODEL_STAGES = ("tokenizer", "tokens", "pretrain", "sft", "grpo", "evaluate")
 """What a report on the whole chain reads beyond one on the corpus."""
 
@@ -93,7 +95,9 @@ class EvaluateConfig:
     top_p: float = 1.0
     """Of the samples."""
     engine: str = "auto"
-    """Who answers: `own`, `vllm`, `transformers`, or `auto`: our own on a CPU, on a GPU vLLM where it is installed."""
+    """Who answers: `own`, `vllm`, `transformers`, or `auto`: our own on a CPU, on a GPU vLLM where it is installed. `lm-eval` is the
+    reference: lm-evaluation-harness asks, its transformers back end answers, every model is asked as a base model (`lm-eval-own`: our
+    own engine answers it)."""
     max_context: int = 4096
     """Tokens of prompt and completion, at most what the model has positions for; longer prompts drop shots from the front."""
     batch_tokens: int = 16384
@@ -112,6 +116,9 @@ class EvaluateConfig:
                 raise ValueError(f"{name} names {unknown!r}, which is no task{nearest(unknown, TASKS)} (there are: {', '.join(TASKS)})")
         if self.engine not in ENGINES:
             raise ValueError(f"engine must be one of {', '.join(ENGINES)}, found {self.engine!r}")
+        if self.engine.startswith("lm-eval") and (self.num_samples or set(self.tasks) - set(REFERENCE_TASKS)):
+            known = ", ".join(REFERENCE_TASKS)
+            raise ValueError(f"engine {self.engine!r} gives greedy answers to {known} alone; set num_samples = 0 and name these in tasks")
         if {"mmlu"} & set(self.sampled) and self.num_samples:
             raise ValueError("sampled names 'mmlu', whose answers are no completions")
         if not (self.temperature > 0 and 0 < self.top_p <= 1):

@@ -138,11 +138,14 @@ def _parser() -> argparse.ArgumentParser:
     ablate = add("ablate", _ablate, "repeat a comparison of the paper at this profile's size, several seeds an arm")
     ablate.add_argument("comparison", choices=stages.COMPARISONS, metavar="COMPARISON", help="what is compared: %(choices)s")
     ablate.add_argument("--verbose", action="store_true", help="show what the stages print")
-    show = add("show", _show, "print what the policy wrote at a step of grpo, best and worst of each group")
-    show.add_argument("what", choices=["completions"])
-    show.add_argument("--step", type=int, default=-1, help="from 1; negative ones count from the last (default: %(default)s)")
-    show.add_argument("--stage", default="grpo", metavar="STAGE", help="for example rl.grpo_ps.0 (default: %(default)s)")
-    show.add_argument("--limit", type=int, default=8, help="at most this many questions (default: %(default)s)")
+    show = add("show", _show, "print what the policy wrote at a step of grpo (completions), or answers of the evaluation (eval)")
+    show.add_argument("what", choices=["completions", "eval"])
+    show.add_argument("--step", type=int, default=-1, help="completions: from 1; negative ones count from the last (default: %(default)s)")
+    show.add_argument("--stage", metavar="STAGE", help="for example rl.grpo_ps.0 (default: grpo or evaluate)")
+    show.add_argument("--limit", type=int, default=8, help="completions: at most this many questions (default: %(default)s)")
+    show.add_argument("--wrong", type=int, default=20, metavar="N", help="eval: at most N answers not right (default: %(default)s)")
+    show.add_argument("--model", default="grpo", help="eval: start, base, sft, grpo.1, …, grpo (default: %(default)s)")
+    show.add_argument("--task", default="", help="eval: one task, for example gsm8k (default: all)")
     gc = add("gc", _gc, "list artifacts that the current plan does not refer to")
     gc.add_argument("--yes", action="store_true", help="remove them")
     add("ui", _ui, "start the Luigi page and TensorBoard on this machine and list the links; Ctrl-C ends them")
@@ -280,8 +283,12 @@ def _status(arguments: argparse.Namespace) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    out = _make_plan(arguments).steps[stages.find(arguments.stage).name].out
-    importlib.import_module("mathpipe.grpo.show").main(out, arguments.step, arguments.limit, _console())
+    is_eval = arguments.what == "eval"
+    out = _make_plan(arguments).steps[stages.find(arguments.stage or ("evaluate" if is_eval else "grpo")).name].out
+    if is_eval:
+        importlib.import_module("mathpipe.eval.show").main(out, arguments.model, arguments.task, arguments.wrong, _console())
+    else:
+        importlib.import_module("mathpipe.grpo.show").main(out, arguments.step, arguments.limit, _console())
 
 
 def _gc(arguments: argparse.Namespace) -> None:
