@@ -44,19 +44,21 @@ def run(config: ExamplesConfig, inputs: ExamplesInputs, out: Path) -> dict[str, 
     """Read every source; facts: counts by source, format and language, rejects by reason, the family's bounds."""
     names = [*(source.reader for source in config.sources), *([generated.SOURCE] if config.num_examples else [])]
     seen: set[bytes] = set()
-    programs = Sandbox(config.runtime.sandbox, config.runtime.num_workers, config.timeout_s)
-    with programs, log.Progress(out, len(names), "sources", "examples") as progress:
+    sandbox = Sandbox(config.runtime.sandbox, config.runtime.num_workers, config.timeout_s)
+    with sandbox, log.Progress(out, len(names), "sources", "examples") as progress:
         for place, name in enumerate(names):
             records = enumerate(generate(config) if name == generated.SOURCE else sources.records(config.sources[place], config.seed))
             for number, chunk in enumerate(chunks(records)):
                 stem = f"{place:02d}-{name}-{number:05d}"
                 if not (out / "data" / f"{stem}.parquet").exists():
-                    rows, rejects = collect(config, chunk, place, name, seen, programs)
+                    rows, rejects = collect(config, chunk, place, name, seen, sandbox)
                     artifact.write_parquet(out / "rejects" / f"{stem}.parquet", pa.Table.from_pylist(rejects, REJECT_SCHEMA))
                     artifact.write_parquet(out / "data" / f"{stem}.parquet", pa.Table.from_pylist(rows, SCHEMA))
                 seen |= digests(out / "data" / f"{stem}.parquet")
                 progress.advance(0, f"{name}: {number * CHUNK + len(chunk):,} records")
             progress.advance(1)
+    if sandbox.kind != "auto":
+        log.logger().info("sandbox of the programs: %s", sandbox.kind)
     return describe(out) | {"max_number": config.max_number, "max_result": config.max_result}
 
 

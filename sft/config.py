@@ -51,7 +51,7 @@ class ExamplesConfig:
     """Examples for SFT in one schema (section 3.1: 776K, unpublished; public sets and a generated family stand in)."""
 
     SECTION: ClassVar[str] = "examples"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     num_examples: int = 20_000
     """Generated examples in all formats, drawn with replacement; GRPO goes on with the same family of problems."""
     cot_frac: float = 0.8
