@@ -9,7 +9,8 @@ tests/test_eval_parity.py compares both with the tasks here, item by item. They 
    character whatever that is. Of an answer to a multiple-choice question the first option counts here.
 3. GSM8K's answer may be boxed. Of the harness's two filters strict-match decides, which wants a character behind the number.
 4. MATH is judged by math-verify, in the harness by its exact_match: equality after rules of its own, then sympy.
-5. Prompts that do not fit lose whole worked examples here, in the harness tokens from the left.
+5. BBH's sports_understanding goes on behind "step by step." in the published examples, in the harness on a new line.
+6. Prompts that do not fit lose whole worked examples here, in the harness tokens from the left.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def run_reference(name: str, rows: Sequence[Row], lm: LM, num_shots: int, max_ne
         ValueError: the harness defines no such task.
     """
     if name not in DEFINITIONS:
-        raise ValueError(f"lm-eval defines no task {name!r} as it is asked here; it has {', '.join(DEFINITIONS)}: name these in evaluate.tasks")
+        raise ValueError(f"lm-eval defines no task {name!r} as it is asked here; name some of {', '.join(DEFINITIONS)} in evaluate.tasks")
     from lm_eval import evaluator
 
     groups: dict[str, list[Row]] = {}
@@ -99,7 +100,8 @@ def run_reference(name: str, rows: Sequence[Row], lm: LM, num_shots: int, max_ne
         for sample in samples[f"{name}-{group}"]:
             if sample["filter"] == DEFINITIONS[name].filter:
                 row = asked[sample["doc_id"]]
-                found[row["item"]] = {"item": row["item"], "num_shots": num_shots, "prompt": sample["arguments"][0][0]} | _read(name, sample)
+                asked_as = {"item": row["item"], "num_shots": num_shots, "prompt": sample["arguments"][0][0]}
+                found[row["item"]] = asked_as | _read(name, sample)
     return [found[row["item"]] for row in rows]
 
 
