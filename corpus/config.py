@@ -91,6 +91,41 @@ class CleanExamplesConfig(CorpusConfig):
 
 
 @dataclass(frozen=True)
+class ContaminationConfig:
+    """What counts as shared text; should be what decontamination removes."""
+
+    SECTION: ClassVar[str] = "contamination"
+    VERSION: ClassVar[int] = 1
+
+    ngram_words: int = 10
+    """As `corpus.ngram_words`."""
+    min_ngram_words: int = 3
+    """As `corpus.min_ngram_words`."""
+    gram: str = "words"
+    """As `corpus.gram`."""
+    min_spelled_words: int = 0
+    """As `corpus.min_spelled_words`."""
+    runtime: Runtime = field(default_factory=Runtime)
+
+    def __post_init__(self) -> None:
+        CorpusConfig(self.ngram_words, self.min_ngram_words, self.gram, self.min_spelled_words)
+
+
+@dataclass(frozen=True)
+class ContaminationInputs:
+    """Benchmarks and what models are trained on."""
+
+    benchmarks: Path
+    corpus: Path
+    sources: Path
+    examples: Path
+
+    def trained_on(self) -> dict[str, Path]:
+        """Name → artifact."""
+        return {"corpus": self.corpus, "other sources": self.sources, "SFT examples": self.examples}
+
+
+@dataclass(frozen=True)
 class CorpusInputs:
     """What decontamination reads: any artifact with the columns of pages (but score), all of it without `selected`."""
 

@@ -184,6 +184,7 @@ class ReportInputs:
     corpus: Path
     tokenizer: Path | None = None
     tokens: Path | None = None
+    contamination: Path | None = None
     pretrain: Path | None = None
     sft: Path | None = None
     grpo: Path | None = None

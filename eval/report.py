@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mathpipe.eval import report_ablations, report_corpus, report_models, report_rl
+from mathpipe.eval import report_ablations, report_corpus, report_evaluation, report_models, report_rl
 from mathpipe.eval.config import ReportConfig, ReportInputs
 from mathpipe.eval.markup import cards, duration, folded, number, page, percent, size, table
 from mathpipe.eval.report_source import Source, require
@@ -40,7 +40,7 @@ def run(config: ReportConfig, inputs: ReportInputs, out: Path) -> dict[str, Any]
             "SFT": lambda: report_models.sft(source),
             "GRPO": lambda: report_models.grpo(source, config),
             "Methods": lambda: report_rl.methods(source),
-            "Evaluation": lambda: report_models.evaluation(source, config),
+            "Evaluation": lambda: report_evaluation.evaluation(source, config),
         }
     makers |= {"Time and memory": lambda: costs(source), "Settings": lambda: settings(source)}
     sections = {}

@@ -1,20 +1,16 @@
-"""The report's sections on the models: pre-training, SFT, GRPO and the evaluation beside the paper's."""
+"""The report's sections on the models: pre-training, SFT and GRPO."""
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from mathpipe.eval.config import SUITES, ReportConfig
-from mathpipe.eval.markup import Raw, figures, folded, number, percent, table, tag
-from mathpipe.eval.published import GSM8K_MATH, MODELS
-from mathpipe.eval.report_corpus import excerpt
+from mathpipe.eval.config import ReportConfig
+from mathpipe.eval.markup import figures, folded, number, percent, table
+from mathpipe.eval.published import GSM8K_MATH
 from mathpipe.eval.report_source import Entry, Source, require, sample
-from mathpipe.pipeline.artifact import ContractError, read_manifest
-
-NAMES = {"mmlu": "MMLU, 5-shot", "bbh": "BBH, 3-shot CoT", "held_out": "held-out problems"}
+from mathpipe.pipeline.artifact import read_manifest
 
 
 def facts(values: dict[str, Any]) -> str:
@@ -120,50 +116,3 @@ def _completions(source: Source, config: ReportConfig) -> str:
             title = f"{when} · reward {number(row['reward'])} · advantage {row['advantage']:+.2f} · {row['question'][:90]}"
             parts.append(folded(title, f"{row['question']}\n\n{row['completion']}"))
     return f"<h3>Completions, drawn at random</h3>{''.join(parts)}"
-
-
-def evaluation(source: Source, config: ReportConfig) -> str:
-    """Ours beside the paper's, notes, and items."""
-    entry = source["evaluate"]
-    results = require(entry, "results")
-    for result in results:
-        missing = {"model", "suite", "score", "interval", "n", "stand_in"} - set(result)
-        if missing:
-            raise ContractError(f"{entry.path / 'manifest.json'}: a result without {', '.join(sorted(missing))}; run stage evaluate again")
-    body = [_result_row(result) for suite in SUITES for result in results if result["suite"] == suite]
-    head = ["suite", "model", "ours", "95 % interval", "items", "shots", "paper", "note"]
-    chance = [f"{result['model']} {percent(result['score'])}" for result in results if "at chance" in result.get("note", "")]
-    at_chance = f"<p><b>At chance on MMLU</b> (25 % lies in the interval): {', '.join(chance)}.</p>" if chance else ""
-    how = (
-        f"Benchmarks: {entry.manifest.get('benchmarks_source', '?')}. Generation: {entry.manifest.get('engine', '?')}, greedy. "
-        f"Per cent of items; the interval is Wilson’s, over items. Paper: {', '.join(name for name, _ in MODELS.values())}; "
-        "it gives MMLU and BBH for the base model only."
-    )
-    return f'<p class="soft">{how}</p>' + table(head, body) + at_chance + _items(source, config)
-
-
-def _result_row(result: dict[str, Any]) -> list[Any]:
-    suite, model = result["suite"], result["model"]
-    published = None if result["stand_in"] else MODELS[model][1].get(suite)
-    name: Any = NAMES.get(suite, suite)
-    if result["stand_in"]:
-        name = Raw(f"{name} {tag('stand-in')}")
-    shots = result.get("shots", {})
-    used = ", ".join(f"{count} × {k}" for k, count in sorted(shots.items(), reverse=True)) if len(shots) > 1 else next(iter(shots), "–")
-    score = f"{100 * result['score']:.1f}"
-    low, high = result["interval"]
-    note = result.get("note", "").partition(":")[0]
-    return [name, model, score, f"{100 * low:.1f} – {100 * high:.1f}", result["n"], used, published, note]
-
-
-def _items(source: Source, config: ReportConfig) -> str:
-    parts = []
-    for suite in SUITES:
-        file = source["evaluate"].file(f"items/grpo-{suite}.parquet")
-        rows = pq.read_table(file).to_pylist() if file.exists() else []
-        for row in sample(rows, config.num_samples // 3, f"{config.seed} {suite}"):
-            question = re.split(r"\n\n(?=Q: )|\n\n(?!Assistant)", row["prompt"])[-1]
-            answer = row["completion"] or f"(letter of highest probability: {row['extracted']})"
-            title = f"{suite} · {row['item']} · {row['reason']} · wanted {row['target']}, found {row['extracted']}"
-            parts.append(folded(title, excerpt(f"{question}\n\n{answer}")))
-    return f"<h3>Items of the GRPO model, drawn at random</h3>{''.join(parts)}" if parts else ""

@@ -141,7 +141,7 @@ STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in [
         Stage("benchmarks", f"{_eval}.benchmarks", f"{_eval}.config:BenchmarksConfig",
-              "MMLU, BBH and the texts to decontaminate against"),
+              "the suites, and the texts to decontaminate against"),
         Stage("crawl", f"{_corpus}.crawl", f"{_corpus}.crawl_config:CrawlConfig",
               "WARC files: rendered package docs, or local archives"),
         Stage("pages", f"{_corpus}.pages", f"{_corpus}.config:PagesConfig",
@@ -171,6 +171,9 @@ STAGES: dict[str, Stage] = {
               "CoT, PoT and tool-integrated examples of one schema, verified by execution"),
         Stage("examples.clean", f"{_corpus}.clean_examples", f"{_corpus}.config:CleanExamplesConfig",
               "the same without benchmark 10-grams, training splits apart", {"pages": "examples", "benchmarks": "benchmarks"}),
+        Stage("contamination", f"{_corpus}.contamination", f"{_corpus}.config:ContaminationConfig",
+              "share of each suite's items with text in the corpus or in the examples",
+              {"benchmarks": "benchmarks", "corpus": "corpus", "sources": "sources.clean", "examples": "examples.clean"}),
         Stage("sft", "mathpipe.sft.train", "mathpipe.sft.config:SftConfig", "the model on the examples, packed",
               {"pretrain": "pretrain", "examples": "examples", "clean": "examples.clean"}, distributed=True),
         Stage("labels", f"{_grpo}.labels", f"{_grpo}.reward_config:LabelsConfig", "roll-outs say which steps of solutions are right",
@@ -184,10 +187,10 @@ STAGES: dict[str, Stage] = {
             Stage("rl", f"{_grpo}.arm", f"{_grpo}.arms_config:ArmConfig", "", {"sft": "sft"}, distributed=True,
                   conditional=GRPO_FURTHER, optional=True),
             Stage("", f"{_grpo}.compare", f"{_grpo}.arms_config:CompareConfig", "", optional=True)),
-        Stage("evaluate", f"{_eval}.evaluate", f"{_eval}.config:EvaluateConfig", "MMLU, BBH and held-out problems for base, SFT and GRPO",
+        Stage("evaluate", f"{_eval}.evaluate", f"{_eval}.config:EvaluateConfig", "every model of the chain on every suite",
               {"benchmarks": "benchmarks", "pretrain": "pretrain", "sft": "sft", "grpo": "grpo"}),
         Stage("report", f"{_eval}.report", f"{_eval}.config:ReportConfig", "one HTML file",
-              {name: name for name in (*CORPUS_STAGES, "tokenizer", "tokens", "pretrain", "sft", "grpo", "evaluate")},
+              {name: name for name in (*CORPUS_STAGES, "tokenizer", "tokens", "contamination", "pretrain", "sft", "grpo", "evaluate")},
               when_done={"volumes": "volumes"} | {name.replace("-", "_"): f"ablate.{name}" for name in COMPARISONS}),
     ]
 }  # fmt: skip

@@ -122,15 +122,23 @@ def chain(tmp_path: Path) -> report.ReportInputs:
         write_parquet(paths["grpo"] / "completions" / f"step-{step:05d}-0.parquet", pa.Table.from_pylist([completion] * 9))
     scores: dict[str, tuple[float, ...]] = {"base": (0.251, 0.012, 0.0), "sft": (0.243, 0.0, 0.552), "grpo": (0.262, 0.013, 0.634)}
     results: list[dict[str, Any]] = [
-        {"model": model, "suite": suite, "score": score, "interval": [max(0.0, score - 0.04), score + 0.05], "n": 320}
-        | {"stand_in": suite == "mmlu"}
-        | {"shots": {"5": 300, "4": 20}}
-        | ({"note": "at chance: 25 % lies in the 95 % interval", "chance": 0.25} if suite == "mmlu" else {})
+        {"model": model, "task": task, "suite": task, "score": score, "stderr": 0.021, "interval": [max(0.0, score - 0.04), score + 0.05]}
+        | {"n": 320, "stand_in": task == "mmlu", "chat": model != "base" and task == "held_out", "shots": {"5": 300, "4": 20}}
+        | ({"note": "at chance: 25 % lies in the 95 % interval", "chance": 0.25, "macro": 0.2468, "categories": {"STEM": 0.2357}}
+           if task == "mmlu" else {})
         for model, values in scores.items()
-        for suite, score in zip(("mmlu", "bbh", "held_out"), values, strict=True)
+        for task, score in zip(("mmlu", "bbh", "held_out"), values, strict=True)
     ]  # fmt: skip
+    sampled = {"model": "grpo", "task": "held_out@4", "suite": "held_out", "score": 0.5, "stderr": 0.02, "interval": [0.45, 0.55], "n": 320}
+    ks = {"1": [0.5, 0.02], "2": [0.625, 0.02], "4": [0.75, 0.0213]}
+    results.append(sampled | {"stand_in": False, "num_samples": 4, "maj": ks, "pass": ks})
+    paired = [{"task": "held_out", "before": "sft", "after": "grpo", "difference": 0.082, "stderr": 0.0123, "p_value": 0.00047,
+               "gained": 31, "lost": 5, "n": 320}]  # fmt: skip
     made_from = {name: paths[name] for name in ("benchmarks", "pretrain", "sft", "grpo")}
-    paths["evaluate"] = make(root, "evaluate", inputs=made_from, results=results, benchmarks_source="local", engine="vllm", num_items=2880)
+    told = {"results": results, "paired": paired, "benchmarks_source": "local", "engine": "own", "num_items": 2880}
+    paths["evaluate"] = make(root, "evaluate", inputs=made_from, **told)
+    suites = {"gsm8k": {"items": 1319, "hits": {"corpus": 0, "SFT examples": 2}}}
+    paths["contamination"] = make(root, "contamination", inputs={"corpus": paths["corpus"]}, suites=suites)
     item = {
         "item": "navigate/3",
         "reason": "wrong",
@@ -171,6 +179,7 @@ def test_the_page_stands_alone_and_says_what_the_artifacts_say(chain: report.Rep
     assert links.anchors == links.ids and len(links.ids) == facts["num_sections"] == 15
     assert text.count("<svg") >= 14
     told = ("41.2 %", "58.3 %", "+17.1", "4.0e-04", "5,563", "Stand-ins for MMLU", "59.5", "0.0 – 5.0", "300 × 5, 20 × 4", "round1.domains")
+    told += ("+8.2 ± 1.2", "0.00047", "−59.5", "75.0 ± 2.1", "0.15 %", "23.6", "24.7")
     told += (
         "near duplicate",
         "5.3 %",
@@ -204,7 +213,7 @@ MODELS = ("tokenizer", "tokens", "pretrain", "sft", "grpo", "evaluate")
 
 
 def test_a_report_on_the_corpus_alone_says_so(chain: report.ReportInputs, tmp_path: Path) -> None:
-    inputs = dataclasses.replace(chain, **dict.fromkeys(MODELS))
+    inputs = dataclasses.replace(chain, **dict.fromkeys((*MODELS, "contamination")))
     facts = report.run(ReportConfig(), inputs, tmp_path)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert facts["num_sections"] == 9 and "<b>The corpus alone</b>: no pre-training" in text
