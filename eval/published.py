@@ -20,8 +20,8 @@ MODELS: dict[str, tuple[str, dict[str, float]]] = {
          "mgsm_zh-tir": 78.4},
     ),
 }  # fmt: skip
-"""Our model → (its counterpart, task → per cent), from tables 2, 4, 5 and 8 and, to the same digits, evaluation_results.json of its
-repository (MATH with tools of the Instruct model: 57.4 in table 5, 57.5 there)."""
+"""Our model → (its counterpart, task → per cent): the paper's tables of results and, to the same digits, evaluation_results.json of its
+repository (MATH with tools of the Instruct model: 57.4 in the paper, 57.5 there)."""
 
 GSM8K_MATH = {"sft": (82.9, 46.8), "grpo": (88.2, 51.7)}
 """Model → GSM8K and MATH with chain of thought, per cent: what the paper's RL gained."""
