@@ -122,7 +122,7 @@ class ContaminationInputs:
 
     def trained_on(self) -> dict[str, Path]:
         """Name → artifact."""
-        return {"corpus": self.corpus, "other sources": self.sources, "SFT examples": self.examples}
+        return {"corpus": self.corpus, "sources": self.sources, "examples": self.examples}
 
 
 @dataclass(frozen=True)

@@ -59,13 +59,13 @@ def test_items_that_share_text_are_counted(inputs: ContaminationInputs, tmp_path
     (tmp_path / "out").mkdir()
     facts = contamination.run(ContaminationConfig(), inputs, tmp_path / "out")
     assert facts["suites"] == {
-        "gsm8k": {"items": 4, "hits": {"corpus": 0, "other sources": 2, "SFT examples": 1}},
-        "mmlu": {"items": 2, "hits": {"corpus": 0, "other sources": 0, "SFT examples": 1}},
+        "gsm8k": {"items": 4, "hits": {"corpus": 0, "sources": 2, "examples": 1}},
+        "mmlu": {"items": 2, "hits": {"corpus": 0, "sources": 0, "examples": 1}},
     }  # fmt: skip
     assert (facts["num_items"], facts["num_hits"]) == (6, 4)
     pages = set().union(*(grams(text) for text in PAGES["sources"]))
     assert [row["url"] for row in TEXTS if row["split"] == "test" and grams(row["text"]) & pages] == ["gsm8k/test/0", "gsm8k/test/1"]
-    found = pq.read_table(tmp_path / "out" / "hits" / "SFT examples.parquet").to_pylist()
+    found = pq.read_table(tmp_path / "out" / "hits" / "examples" / "0.parquet").to_pylist()
     assert {(row["url"], row["benchmark"]) for row in found} == {("examples/0", "mmlu"), ("examples/2", "gsm8k")}
     again = contamination.run(ContaminationConfig(), inputs, tmp_path / "out")
     assert again == facts, "what was found is kept"

@@ -137,7 +137,7 @@ def chain(tmp_path: Path) -> report.ReportInputs:
     made_from = {name: paths[name] for name in ("benchmarks", "pretrain", "sft", "grpo")}
     told = {"results": results, "paired": paired, "benchmarks_source": "local", "engine": "own", "num_items": 2880}
     paths["evaluate"] = make(root, "evaluate", inputs=made_from, **told)
-    suites = {"gsm8k": {"items": 1319, "hits": {"corpus": 0, "SFT examples": 2}}}
+    suites = {"gsm8k": {"items": 1319, "hits": {"corpus": 0, "examples": 2}}}
     paths["contamination"] = make(root, "contamination", inputs={"corpus": paths["corpus"]}, suites=suites)
     item = {
         "item": "navigate/3",
