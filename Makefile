@@ -38,7 +38,7 @@ sft: $(READY)  ## as far as the SFT model
 grpo: $(READY)  ## as far as the GRPO model
 	@$(RUN) grpo
 
-eval: $(READY)  ## as far as MMLU, BBH and the held-out problems
+eval: $(READY)  ## as far as the evaluation of every model on every suite
 	@$(RUN) evaluate
 
 report: $(READY)  ## the HTML report

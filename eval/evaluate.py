@@ -67,8 +67,9 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, out: Path) -> dict[str, 
         for one in wanted:
             rows = answered.of(one, session)
             stand_in = benchmarks["suites"].get(one.task.suite, {}).get("stand_in", False)
-            result = {"model": one.model.name, "task": one.name, "suite": one.task.suite, "style": one.task.style,
-                      "chat": one.model.chat and one.task.chat, "stand_in": stand_in, **summarise(rows)}  # fmt: skip
+            chat = one.model.chat and one.task.chat and not engine.startswith("lm-eval")
+            result = {"model": one.model.name, "task": one.name, "suite": one.task.suite, "style": one.task.style, "chat": chat,
+                      "stand_in": stand_in, **summarise(rows)}  # fmt: skip
             artifact.append_metrics(out, **{name: result[name] for name in ("model", "task", "score", "stderr", "n", "stand_in")})
             results.append(result)
             progress.advance(1, f"{one.model.name} {one.name} {100 * result['score']:.1f} %")

@@ -33,6 +33,7 @@ EXAMPLES = """examples:
   mathpipe annotate                                the page on which people decide (annotate.source = "human")
   mathpipe plan --profile paper                    what the paper's run would do, with sizes
   mathpipe rerun grpo                              grpo again, and all that follows
+  mathpipe show eval --wrong 20                    answers of the evaluation that are not right, and why
   mathpipe status --json                           state of every stage, for programs
 
 Artifacts lie in runs/<profile>/<stage>-<hash8>; a changed value gives a new hash, an old artifact is never overwritten.

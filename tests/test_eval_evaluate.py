@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 import shutil
 from collections import Counter
@@ -210,6 +211,19 @@ def test_answers_by_text_and_by_programs(
     assert (item.extracted, item.reason) == (extracted, reason)
     assert ("User: " in item.prompt) == chat and (chat or item.num_shots > 0)
     assert task == "gsm8k-tir" or parrot.stops == [() if chat else TASKS[task].stop]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed")
+def test_the_harness_is_an_engine(inputs: evaluate.EvaluateInputs, tmp_path: Path) -> None:
+    prompts = []
+    for engine in ("lm-eval-own", "own"):
+        (tmp_path / engine).mkdir()
+        settings = {**SMALL, "engine": engine, "tasks": ("gsm8k",), "limits": {"gsm8k": 3}}
+        facts = evaluate.run(EvaluateConfig(**settings, shots={"gsm8k": 0}), inputs, tmp_path / engine)
+        assert facts["engine"] == engine and [(r["model"], r["n"]) for r in facts["results"]] == [("base", 3), ("sft", 3), ("grpo", 3)]
+        assert facts["results"][1]["chat"] == (engine == "own"), "the harness asks every model as a base model"
+        prompts.append(pq.read_table(tmp_path / engine / "items" / "base-gsm8k.parquet")["prompt"].to_pylist())
+    assert prompts[0] == prompts[1]
 
 
 def test_mmlu_prompt_is_the_published_one() -> None:
