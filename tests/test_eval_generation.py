@@ -14,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from mathpipe.eval import own_engine
 from mathpipe.eval.generation import LoadedModel, VllmGenerator, choice_logprobs, cut, open_generator, pick_engine
-from mathpipe.eval.own_engine import common, parts
+from mathpipe.eval.own_engine import Ends, common, parts
 from mathpipe.pretrain import fast_cpu
 from mathpipe.pretrain import tokenizer as bpe
 
@@ -24,7 +24,7 @@ PROMPTS = [f"{TEXT * 2}Q: {rest}\nA:" for rest in ("one", "two and a longer one 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two random Llamas and a GPT-2 with one tokenizer, whose tokens are short: completions are varied text."""
+    """Two random Llamas and a GPT-2 with one tokenizer, whose tokens are short."""
     root = tmp_path_factory.mktemp("models")
     tokenizer = bpe.train([TEXT] * 3, 300)
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
@@ -34,8 +34,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     gpt2 = GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=2, n_positions=1024, initializer_range=0.3, **ids)
     for name, kind, shape in (("a", LlamaForCausalLM, llama), ("b", LlamaForCausalLM, llama), ("gpt2", GPT2LMHeadModel, gpt2)):
-        torch.manual_seed(len(name) + ord(name[0]))
-        kind(shape).save_pretrained(root / name)
+        torch.manual_seed(ord(name[0]))
+        model = kind(shape)
+        with torch.no_grad():  # no broken characters
+            model.lm_head.weight[[n for n in range(300) if "\ufffd" in tokenizer.decode([n])]] = 0
+        model.save_pretrained(root / name)
         tokenizer.save_pretrained(root / name)
     return root
 
@@ -68,23 +71,31 @@ def test_answers_are_those_of_plain_transformers(folder: Path, name: str, kernel
             assert len({text for (text,) in texts}) > 3
 
 
-def test_a_stop_string_ends_a_completion_wherever_tokens_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every piece of a completion, as a stop string, cuts it at its first place, and few tokens are computed behind it."""
+def test_a_stop_string_ends_a_completion_wherever_tokens_end(folder: Path) -> None:
+    """Every piece of a text as a stop string: it is seen with the token that completes it, and not before."""
+    loaded = LoadedModel(folder / "a", "cpu")
+    ids = loaded.encode(TEXT)
+    texts = [loaded.decode(ids[:n]) for n in range(len(ids) + 1)]
+    assert texts[-1] == TEXT and len(ids) < len(TEXT.encode()), "some tokens are longer than a byte"
+    for first in range(len(TEXT)):
+        for length in (1, 2, 5):
+            stop = TEXT[first : first + length]
+            needed = next(n for n, text in enumerate(texts) if stop in text)
+            ends = Ends(loaded, ("never", stop), 3)
+            seen = [bool(ends(torch.tensor([1]), torch.tensor([token]))) for token in ids[:needed]]
+            assert seen == [False] * (needed - 1) + [True], stop
+
+
+def test_a_stopped_completion_is_cut_and_costs_no_more(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded, ours, _ = both(folder / "a")
-    prompt = loaded.encode(PROMPTS[1])
-    grown = []
+    grown: list[Any] = []
     real = own_engine.grow
     monkeypatch.setattr(own_engine, "grow", lambda *given: grown.append(real(*given)) or grown[-1])
-    ((whole,),) = ours.generate([prompt], 40)
-    ids = grown[-1].ids()[0]
-    assert len(ids) == 40
-    for first in range(0, len(whole) - 6, 3):
-        for length in (1, 2, 5):
-            stop = whole[first : first + length]
-            ((text,),) = ours.generate([prompt], 40, (stop,))
-            assert text == cut(whole, (stop,))
-            needed = next(n for n in range(1, 41) if stop in loaded.decode(ids[:n]))
-            assert len(grown[-1].ids()[0]) == needed or "\ufffd" in stop
+    prompts = [loaded.encode(text) for text in PROMPTS[:2]]
+    whole = [text for (text,) in ours.generate(prompts, 30)]
+    stop = whole[0][8:10]
+    assert [text for (text,) in ours.generate(prompts, 30, (stop,))] == [cut(text, (stop,)) for text in whole]
+    assert max(len(ids) for ids in grown[0].ids()) > min(len(ids) for ids in grown[1].ids())
 
 
 def test_samples_repeat_whatever_else_is_asked_for(folder: Path) -> None:
