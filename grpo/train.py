@@ -88,7 +88,7 @@ def _train(trainer: Trainer, questions: Questions, held_out: HeldOut, first: int
     trainer.begin_iteration(iteration, out, resumed=True)
     trainer.sync()
     progress = log.Progress(out, config.num_steps, "steps", "grpo", first) if is_main else None
-    watch = CollapseWatch(config)
+    watch = CollapseWatch(config, [row for row in artifact.read_metrics(out) if "reward" in row] if is_main else ())
     for step in range(first, config.num_steps):
         began = time.perf_counter()
         if trainer.iteration_of(step) != iteration:

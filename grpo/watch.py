@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from mathpipe.grpo.config import GrpoConfig
@@ -58,11 +58,14 @@ class Sign:
 class CollapseWatch:
     """Reads the metrics of every step; nothing depends on it."""
 
-    def __init__(self, config: GrpoConfig) -> None:
+    def __init__(self, config: GrpoConfig, seen: Iterable[Values] = ()) -> None:
+        """`seen`: metrics of the steps before, of a run that is resumed."""
         self.signs = signs(config)
         self.first: dict[str, list[float]] = {"entropy": [], "response_tokens": []}
         self.bad_steps = [0] * len(self.signs)
         self.silent_steps = [SILENCE_STEPS] * len(self.signs)
+        for values in seen:
+            self.step(values)
 
     def step(self, values: Values) -> list[str]:
         """Warnings after a step with these metrics (train.py's names); what is missing or not finite is not judged."""
