@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     status = add("status", _status, "show the state of every stage")
     status.add_argument("--json", action="store_true", help="a JSON list of {stage, state, path, hash, seconds}")
     rerun = add("rerun", _rerun, "run a stage again although it is done, and all that follow; the old artifacts stay")
-    rerun.add_argument("stage", metavar="STAGE")
+    rerun.add_argument("stage", metavar="STAGE", help="for example grpo; with --set the stage of those values")
     rerun.add_argument("--verbose", action="store_true", help="show what the stages print")
     text = "wait for people's decisions although nobody serves the annotation page yet"
     for patient in (run, rerun):
@@ -139,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     ablate.add_argument("comparison", choices=stages.COMPARISONS, metavar="COMPARISON", help="what is compared: %(choices)s")
     ablate.add_argument("--verbose", action="store_true", help="show what the stages print")
     show = add("show", _show, "print what the policy wrote at a step of grpo, best and worst of each group")
-    show.add_argument("what", choices=["completions"])
+    show.add_argument("what", choices=["completions"], help="the samples, with their rewards and advantages")
     show.add_argument("--step", type=int, default=-1, help="from 1; negative ones count from the last (default: %(default)s)")
     show.add_argument("--stage", default="grpo", metavar="STAGE", help="for example rl.grpo_ps.0 (default: %(default)s)")
     show.add_argument("--limit", type=int, default=8, help="at most this many questions (default: %(default)s)")
