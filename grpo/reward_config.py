@@ -72,8 +72,8 @@ class LabelsConfig:
         return f"{self.num_problems + self.num_held_out:,} questions × {self.solutions} solutions, {self.rollouts} roll-outs a step"
 
     def require(self, runtime: Runtime) -> None:
-        """Refuse a machine without the GPUs asked for."""
-        runtime.require_devices()
+        """Refuse a machine without the GPUs or the sampler asked for."""
+        self.sampling().require(runtime)
 
 
 @dataclass(frozen=True)

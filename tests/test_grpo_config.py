@@ -1,11 +1,15 @@
 """Settings of grpo that cannot be meant are refused with one line, before anything runs."""
 
+import importlib.util
 import math
 
 import pytest
 
+from mathpipe.grpo import reward_file
 from mathpipe.grpo.arms_config import ARMS, ArmConfig
 from mathpipe.grpo.config import GrpoConfig
+from mathpipe.grpo.reward_config import LabelsConfig
+from mathpipe.pipeline.config import Runtime
 
 
 @pytest.mark.parametrize(("settings", "message"), [
@@ -18,6 +22,7 @@ from mathpipe.grpo.config import GrpoConfig
     ({"rewards": {"answers": 1.0}}, "did you mean 'answer'"),
     ({"rewards": {"answer": math.nan}}, "weight of 'answer' must be a finite number"),
     ({"reward_steps": 0}, "reward_steps must be at least 1"),
+    ({"sampler": "transformers", "zero_stage": 3}, "needs whole weights, zero_stage 3 spreads them"),
     ({"iterations": 3, "num_steps": 2}, "iterations 3 exceeds num_steps 2"),
     ({"supervision": "process", "method": "ppo"}, 'supervision = "process" is for method = "grpo"'),
     ({"supervision": "process", "kl": "k1_reward"}, "goes into the reward of whole outputs"),
@@ -32,3 +37,19 @@ def test_refused(settings, message):
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_can_be_run(arm):
     assert ArmConfig(arm=arm).settled().conditional_inputs() in ((), ("reward_model",))
+
+
+def test_a_missing_reward_file_or_sampler_is_told_before_the_stages_above_run(tmp_path, monkeypatch):
+    runtime = Runtime(device="cpu")
+    file = tmp_path / "mine.py"
+    mine = GrpoConfig(sampler="transformers", rewards={f"{file}:reward": 1.0})
+    with pytest.raises(ValueError, match=f"no file {file}; write PATH.py:FUNCTION"):
+        mine.require(runtime)
+    file.write_text("def reward(question, answer, completion):\n    return 1.0\n", encoding="utf-8")
+    mine.require(runtime)
+    assert reward_file.load(f"{file}:reward")("", "", "") == 1.0
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for config in (GrpoConfig(), ArmConfig(sampler="vllm-engine"), LabelsConfig()):
+        with pytest.raises(ValueError, match='needs vllm .* or take sampler = "transformers"'):
+            config.require(runtime)
+    LabelsConfig(sampler="transformers").require(runtime)
