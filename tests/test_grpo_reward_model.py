@@ -169,11 +169,20 @@ def test_quality_by_hand():
     assert train_reward.quality([(0.3, math.nan)]) == {} and "auc" not in train_reward.quality([(0.3, 1.0)])
 
 
+def test_telling_easy_questions_from_hard_ones_is_worth_nothing_inside_a_question():
+    """Over all pairs the right answers score higher; of the same question the wrong ones do."""
+    easy, hard = [(0.8, 1.0), (0.8, 1.0), (0.9, 0.0), (0.8, math.nan)], [(0.1, 1.0), *[(0.2, 0.0)] * 4]
+    assert train_reward.quality(easy + hard)["auc"] == pytest.approx(8 / 15, abs=1e-6)
+    assert train_reward.in_question([easy, hard]) == {"answer/auc_in_question": 0.0}
+    assert train_reward.in_question([easy[:2], hard[1:]]) == {}
+
+
 def test_a_trained_model_beats_chance_on_held_out_questions(trained):
     found = artifact.read_manifest(trained)["held_out"]
     assert found["before"]["answer/auc"] == 0.5 and found["before"]["best_of"] == 0.5
     assert found["after"]["answer/auc"] > 0.9 and found["after"]["answer/accuracy"] > 0.8
     assert found["after"]["best_of"] > 0.8 and found["after"]["step_hard/auc"] > 0.9
+    assert found["before"]["answer/auc_in_question"] == 0.5 and found["after"]["answer/auc_in_question"] > 0.8
 
 
 def test_rewards_of_a_model_rank_right_over_wrong(trained, tokenizer):
