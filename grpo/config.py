@@ -79,7 +79,7 @@ class GrpoConfig:
 
     rewards: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({"answer": 1.0}))
     """Reward → weight of an output's reward: `answer` (verified), `format`, `length`, `steps` (share of exact steps),
-    `reward_model`, or `PATH.py:FUNCTION`."""
+    `reward_model`, or `PATH.py:FUNCTION`. With process supervision they are logged alone; `step_rewards` teach."""
     step_rewards: str = "steps"
     """Rewards of process supervision: `steps` (exact check of generated arithmetic) or `reward_model`."""
 
