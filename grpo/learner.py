@@ -73,8 +73,10 @@ class Learner:
 
     def _needs_logp(self) -> bool:
         """Whether the policy's log-probabilities are needed before its first update; else they are those of that update itself."""
-        config, is_likelihood = self.config, METHODS[self.config.method].is_likelihood
-        return config.updates_per_exploration > 1 or self.critic is not None or config.kl == "k1_reward" or is_likelihood
+        config = self.config
+        if METHODS[config.method].is_likelihood:
+            return config.method == "dpo"
+        return config.updates_per_exploration > 1 or self.critic is not None or config.kl == "k1_reward"
 
     def _ask_reference(self, outputs: Sequence[Response], parts: list[list[int]]) -> list[Tensor] | None:
         reference = self.reference

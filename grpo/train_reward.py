@@ -42,12 +42,14 @@ def examples(rows: Iterable[Row], kind: str, labels: str) -> list[Labelled]:
 
 
 class Passes:
-    """An endless sequence of passes: questions shuffled, the solutions of one together, so that their prompt is computed once."""
+    """An endless sequence of passes: solutions shuffled, whatever their question.
+
+    With the solutions of a question side by side a batch would be a few questions of labels that are alike: what it then learns
+    first is which questions are hard, and not which solution of one is right.
+    """
 
     def __init__(self, outputs: Sequence[Labelled], seed: int) -> None:
         self.outputs, self.seed = outputs, seed
-        numbers: dict[tuple[int, ...], int] = {}
-        self.question = np.array([numbers.setdefault(one.prompt, len(numbers)) for one in outputs])
 
     def at(self, start: int, end: int) -> list[Labelled]:
         """The outputs at some places of the sequence."""
@@ -55,8 +57,7 @@ class Passes:
         numbers = np.empty_like(places)
         for turn in np.unique(places // size):
             here = places // size == turn
-            place = np.random.default_rng([self.seed, int(turn)]).permutation(self.question.max() + 1)
-            numbers[here] = np.argsort(place[self.question], kind="stable")[places[here] % size]
+            numbers[here] = np.random.default_rng([self.seed, int(turn)]).permutation(size)[places[here] % size]
         return [self.outputs[n] for n in numbers]
 
 

@@ -152,12 +152,12 @@ def test_labels_of_both_kinds():
     assert reward_model.label("outcome", [9], range(8), [1.0, 0.0, math.nan], ends) is None  # the grader ran out of time
 
 
-def test_a_pass_shows_every_output_once_and_questions_whole():
+def test_a_pass_shows_every_output_once_and_mixes_questions():
     outputs = [Labelled((n % 5,), (n,), (0,), (1.0,)) for n in range(15)]
     passes = train_reward.Passes(outputs, seed=0)
     first, second = passes.at(0, 15), passes.at(15, 30)
     assert sorted(one.ids for one in first) == sorted(one.ids for one in second) == sorted(one.ids for one in outputs)
-    assert first != second and all(len({one.prompt for one in first[n : n + 3]}) == 1 for n in range(0, 15, 3))
+    assert first != second and max(len({one.prompt for one in first[n : n + 3]}) for n in range(0, 15, 3)) > 1
     assert passes.at(12, 18) == first[12:] + second[:3]
 
 
