@@ -44,6 +44,7 @@ def test_a_healthy_run_is_left_alone():
         ({"response_tokens": 8.0}, "8 tokens, 0.4 times"),
         ({"truncated_frac": 0.3}, "30% of responses are cut at 48 tokens.*max_new_tokens"),
         ({"reward_std": 0.009}, "spread by 0.010 for 5 steps"),
+        ({"reason_correct": 128.0, "reason_wrong": 384.0}, "25% of answers are right, 50% of the first.*auc_in_question"),
         ({"kl": 0.8}, "KL to the reference is 0.80.*kl_coef"),
     ],
 )
