@@ -96,5 +96,8 @@ def costs(entry: Entry) -> str:
         for row in rows
     ]
     head = ["", "sampled, %", "peak memory, GB", "step, s", *(part.removesuffix("_s") for part in PARTS)]
-    words = "GRPO against PPO, whose value model is trained beside the policy: same samples, same number of steps; medians of a step."
+    words = (
+        "GRPO against PPO, whose value model is trained beside the policy and in the first explorations (value_warmup_steps) alone: as "
+        "many samples and explorations each; medians of a step, memory of the first process."
+    )
     return f"<p>{words}</p>{table(head, body)}"

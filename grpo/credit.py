@@ -24,8 +24,8 @@ def advantages(config: GrpoConfig, rollout: Rollout, logp: Ragged | None, refere
     """Advantages of every method but PPO.
 
     Args:
-        logp, reference: log-probabilities of the sampled tokens; needed with `kl = "k1_reward"` and by the methods that weigh
-            outputs as wholes (methods.py).
+        logp, reference: log-probabilities of the sampled tokens; needed with `kl = "k1_reward"`, where its weight is not 0, and
+            by DPO (methods.py).
     """
     lengths = [len(one.ids) for one in rollout.outputs]
     reward_BG = rollout.rewards_BG
@@ -33,8 +33,8 @@ def advantages(config: GrpoConfig, rollout: Rollout, logp: Ragged | None, refere
         sums = [torch.stack([values.sum() for values in ragged]) for ragged in (logp, reference) if ragged is not None]
         coefficient_N = coefficients(config, reward_BG.float(), torch.tensor(lengths), *sums)
         return [value.expand(length) for value, length in zip(coefficient_N, lengths, strict=True)]
-    if config.kl == "k1_reward":
-        assert logp is not None and reference is not None
+    if config.kl == "k1_reward" and reference is not None:
+        assert logp is not None
         reward_BG = reward_BG - config.kl_coef * torch.stack(
             [(mine - other).sum() for mine, other in zip(logp, reference, strict=True)]
         ).view_as(reward_BG)

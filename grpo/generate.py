@@ -25,7 +25,7 @@ MAX_PROMPT_TOKENS = 8192
 
 
 class TransformersSampler:
-    """Samples from a transformers model as it is; nothing to synchronise."""
+    """Samples from a transformers model as it is: from the one that learns, or from a copy that takes over weights."""
 
     def __init__(self, model: Any, eos: int | Sequence[int]) -> None:
         """
@@ -33,9 +33,14 @@ class TransformersSampler:
             eos: token, or tokens, that end a response.
         """
         self.model, self.eos = model, torch.tensor([eos] if isinstance(eos, int) else list(eos))
+        self.weights = dict(model.named_parameters())
 
+    @torch.no_grad()
     def sync(self, named_weights: NamedWeights) -> None:
-        """The weights are the model's own."""
+        """Take over weights; those of the model itself are there already."""
+        for name, weight in named_weights:
+            if weight.data_ptr() != self.weights[name].data_ptr():
+                self.weights[name].copy_(weight)
 
     def close(self) -> None:
         """Nothing to give back."""

@@ -30,6 +30,7 @@ from mathpipe.grpo import groups
 from mathpipe.grpo.questions import Question, collect
 from mathpipe.grpo.reward_config import LabelsConfig, LabelsInputs
 from mathpipe.grpo.reward_model import ANSWER_SCORES, so_far
+from mathpipe.grpo.rollout import SEED_STRIDE
 from mathpipe.grpo.sampler import Request, Sampler, make_sampler
 from mathpipe.grpo.steps import check_steps, split_steps, step_ends
 from mathpipe.pipeline import artifact, log, stage
@@ -136,7 +137,7 @@ def run(config: LabelsConfig, inputs: LabelsInputs, out: Path) -> dict[str, Any]
         with log.Progress(out, len(mine), "files", "labels") as progress:
             for n in mine:
                 numbers = range(starts[n], min(starts[n] + config.questions_per_shard, len(questions)))
-                rows = labeller.label([questions[i] for i in numbers], [config.seed * 1_000_003 + i for i in numbers],
+                rows = labeller.label([questions[i] for i in numbers], [sampling.seed * SEED_STRIDE + i for i in numbers],
                                       [i >= config.num_problems for i in numbers])  # fmt: skip
                 artifact.write_parquet(files[n], pa.Table.from_pylist(rows, schema=SCHEMA))
                 progress.advance(1)

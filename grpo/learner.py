@@ -24,7 +24,7 @@ from mathpipe.grpo.methods import METHODS
 from mathpipe.grpo.packed import Packed, micro_batches, pack
 from mathpipe.grpo.policy import Policy
 from mathpipe.grpo.rollout import Rollout
-from mathpipe.grpo.sampler import Response
+from mathpipe.grpo.sampler import Response, eval_mode
 from mathpipe.pretrain import optim
 
 
@@ -73,8 +73,10 @@ class Learner:
 
     def _needs_logp(self) -> bool:
         """Whether the policy's log-probabilities are needed before its first update; else they are those of that update itself."""
-        config, is_likelihood = self.config, METHODS[self.config.method].is_likelihood
-        return config.updates_per_exploration > 1 or self.critic is not None or config.kl == "k1_reward" or is_likelihood
+        config = self.config
+        if METHODS[config.method].is_likelihood:
+            return config.method == "dpo"
+        return config.updates_per_exploration > 1 or self.critic is not None or config.kl == "k1_reward"
 
     def _ask_reference(self, outputs: Sequence[Response], parts: list[list[int]]) -> list[Tensor] | None:
         reference = self.reference
@@ -163,17 +165,6 @@ def _join(ragged: Ragged, part: Sequence[int], device: torch.device) -> Tensor:
 def _add(sums: dict[str, float], found: dict[str, float]) -> None:
     for name, value in found.items():
         sums[name] = max(sums.get(name, -math.inf), value) if name.endswith("_max") else sums.get(name, 0.0) + value
-
-
-@contextlib.contextmanager
-def eval_mode(module: Any) -> Iterator[None]:
-    """Evaluation mode inside, the former mode after."""
-    before = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(before)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ class Method:
     """A row of the paper's table of methods."""
 
     source: str
-    """Outputs come from the `policy` as it is, or from the `sft` model it began as."""
+    """Outputs come from the `policy` as it is, or from the `sft` model it began as (with iterations: the policy as its iteration began)."""
     reward: str
     """`rule` or `model` in figure 5."""
     coefficient: str

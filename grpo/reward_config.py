@@ -10,6 +10,8 @@ from typing import ClassVar
 from mathpipe.grpo.config import GENERATED, SAMPLERS, GrpoConfig
 from mathpipe.pipeline.config import Runtime, nearest
 
+SEED_OFFSET = 500_000
+"""Between labels' and grpo's streams of questions and samples of the same seed."""
 KINDS, LABELS, STARTS = ("process", "outcome"), ("hard", "soft"), ("pretrain", "sft")
 
 
@@ -18,7 +20,7 @@ class LabelsConfig:
     """Labels for the steps of solutions, by roll-outs from each of them (Math-Shepherd, arXiv 2312.08935, as section 4.1.2 asks)."""
 
     SECTION: ClassVar[str] = "labels"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     questions: tuple[str, ...] = (GENERATED,)
     """Sources of questions, as in `[grpo]`."""
@@ -41,7 +43,7 @@ class LabelsConfig:
     questions_per_shard: int = 50
     """Questions of one file; a stage that was killed goes on with the next file."""
     seed: int = 1
-    """Questions and sampling; other than grpo's, so that both ask other questions of the generated family."""
+    """Questions and sampling; whatever grpo's is, both ask other questions of the generated family."""
     runtime: Runtime = field(default_factory=Runtime)
     """Hardware."""
 
@@ -60,7 +62,7 @@ class LabelsConfig:
         return GrpoConfig(
             questions=self.questions, num_steps=self.num_problems, questions_per_step=1, num_held_out=self.num_held_out,
             group_size=self.solutions, temperatures=(self.temperature,), max_new_tokens=self.max_new_tokens,
-            max_prompt_tokens=self.max_prompt_tokens, sampler=self.sampler, seed=self.seed, runtime=self.runtime,
+            max_prompt_tokens=self.max_prompt_tokens, sampler=self.sampler, seed=SEED_OFFSET + self.seed, runtime=self.runtime,
         )  # fmt: skip
 
     def conditional_inputs(self) -> tuple[str, ...]:
@@ -72,8 +74,8 @@ class LabelsConfig:
         return f"{self.num_problems + self.num_held_out:,} questions × {self.solutions} solutions, {self.rollouts} roll-outs a step"
 
     def require(self, runtime: Runtime) -> None:
-        """Refuse a machine without the GPUs asked for."""
-        runtime.require_devices()
+        """Refuse a machine without the GPUs or the sampler asked for."""
+        self.sampling().require(runtime)
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class RewardModelConfig:
     """A language model with one number as its head, trained to tell right steps or answers (section 4.1.2)."""
 
     SECTION: ClassVar[str] = "reward_model"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     kind: str = "process"
     """`process`: a label at the end of each step, the last one's is the answer's; `outcome`: the answer's alone, at the last token."""

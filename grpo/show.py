@@ -31,7 +31,8 @@ def groups(artifact: Path, step: int) -> list[Rows]:
     """
     there = steps(artifact)
     if not there:
-        raise FileNotFoundError(f"{artifact / FOLDER}: no completions there; `mathpipe run grpo` writes them, a file a step")
+        written = "grpo and the arms of `mathpipe ablate` write them, a file a step, and with these settings have not begun"
+        raise FileNotFoundError(f"{artifact / FOLDER}: no completions there; {written}")
     if step < 0 and -step <= len(there):
         step = there[step]
     if step not in there:

@@ -31,7 +31,7 @@ from mathpipe.grpo.config import GrpoConfig, GrpoInputs
 from mathpipe.grpo.held_out import HeldOut, paired_bootstrap
 from mathpipe.grpo.methods import METHODS
 from mathpipe.grpo.questions import Questions, collect
-from mathpipe.grpo.rollout import Rollout, explore
+from mathpipe.grpo.rollout import Rollout, drop_after, explore
 from mathpipe.grpo.trainer import COMPLETIONS, Trainer
 from mathpipe.grpo.watch import CollapseWatch
 from mathpipe.pipeline import artifact, log, stage
@@ -76,6 +76,7 @@ def _train(trainer: Trainer, questions: Questions, held_out: HeldOut, first: int
     before = _measure_before(trainer, held_out, out)
     if is_main:
         artifact.truncate_metrics(out, first or -1)
+        drop_after(out / COMPLETIONS, first)
         if first == 0:
             artifact.append_metrics(out, step=0, **{f"{kind}_accuracy": float(np.mean(values)) for kind, values in before.items()})
         log.logger().info(
@@ -88,7 +89,7 @@ def _train(trainer: Trainer, questions: Questions, held_out: HeldOut, first: int
     trainer.begin_iteration(iteration, out, resumed=True)
     trainer.sync()
     progress = log.Progress(out, config.num_steps, "steps", "grpo", first) if is_main else None
-    watch = CollapseWatch(config)
+    watch = CollapseWatch(config, [row for row in artifact.read_metrics(out) if "reward" in row] if is_main else ())
     for step in range(first, config.num_steps):
         began = time.perf_counter()
         if trainer.iteration_of(step) != iteration:

@@ -42,12 +42,14 @@ def examples(rows: Iterable[Row], kind: str, labels: str) -> list[Labelled]:
 
 
 class Passes:
-    """An endless sequence of passes: questions shuffled, the solutions of one together, so that their prompt is computed once."""
+    """An endless sequence of passes: solutions shuffled, whatever their question.
+
+    With the solutions of a question side by side a batch would be a few questions of labels that are alike: what it then learns
+    first is which questions are hard, and not which solution of one is right.
+    """
 
     def __init__(self, outputs: Sequence[Labelled], seed: int) -> None:
         self.outputs, self.seed = outputs, seed
-        numbers: dict[tuple[int, ...], int] = {}
-        self.question = np.array([numbers.setdefault(one.prompt, len(numbers)) for one in outputs])
 
     def at(self, start: int, end: int) -> list[Labelled]:
         """The outputs at some places of the sequence."""
@@ -55,8 +57,7 @@ class Passes:
         numbers = np.empty_like(places)
         for turn in np.unique(places // size):
             here = places // size == turn
-            place = np.random.default_rng([self.seed, int(turn)]).permutation(self.question.max() + 1)
-            numbers[here] = np.argsort(place[self.question], kind="stable")[places[here] % size]
+            numbers[here] = np.random.default_rng([self.seed, int(turn)]).permutation(size)[places[here] % size]
         return [self.outputs[n] for n in numbers]
 
 
@@ -94,7 +95,9 @@ class HeldOut:
         return [found[start:end].tolist() for start, end in itertools.pairwise(starts)]
 
     def measure(self) -> dict[str, float]:
-        """Answers: accuracy, auc, calibration error; steps before the last: against their labels and the exact checker; best of a group."""
+        """Answers: accuracy, auc over all and inside questions, calibration error; best of a group (by chance: `answer/right`).
+        Steps before the last: against their labels and the exact checker.
+        """
         scores = self.scores()
         answers = [(one[-1], row["hard"][-1]) for one, row in zip(scores, self.rows, strict=True)]
         found = {f"answer/{name}": value for name, value in quality(answers).items()}
@@ -102,6 +105,7 @@ class HeldOut:
         for row, pair in zip(self.rows, answers, strict=True):
             by_question.setdefault(row["question"], []).append(pair)
         found["best_of"] = float(np.mean([best_of(pairs) for pairs in by_question.values()]))
+        found |= in_question(by_question.values())
         if self.kind == "process":
             for name in ("hard", "exact"):
                 labels = [(so_far(row[name][:-1]) if name == "exact" else row[name][:-1]) for row in self.rows]
@@ -118,6 +122,18 @@ def best_of(pairs: Sequence[tuple[float, float]]) -> float:
     """
     highest = max(score for score, _ in pairs)
     return float(np.mean([right == 1.0 for score, right in pairs if score == highest]))
+
+
+def in_question(groups: Iterable[Sequence[tuple[float, float]]]) -> dict[str, float]:
+    """Share of the pairs of a right and a wrong answer to the same question that their scores put in order; a tie is one half.
+
+    It is what a group's normalised rewards can teach: a model that only tells easy questions from hard ones has a high `auc` and 0.5 here.
+
+    >>> in_question([[(0.9, 1.0), (0.8, 0.0)], [(0.3, 1.0), (0.3, 0.0), (0.1, 0.0)], [(0.2, 1.0)]])
+    {'answer/auc_in_question': 0.833333}
+    """
+    pairs = [(a > b) + (a == b) / 2 for group in groups for a, right in group for b, other in group if right == 1 and other == 0]
+    return {"answer/auc_in_question": round(float(np.mean(pairs)), 6)} if pairs else {}
 
 
 def quality(pairs: Iterable[tuple[float, float]]) -> dict[str, float]:

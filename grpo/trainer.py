@@ -49,11 +49,12 @@ class Trainer:
         critic = None
         if config.method == "ppo":
             critic = make_engine(config, scorer.from_language_model(start).to(device), config.value_lr)
-        wants = needs_reference(config) or METHODS[config.method].source == "sft"
-        reference = load_reference(config, start, device) if wants else None
+        is_offline = METHODS[config.method].source == "sft"
+        reference = load_reference(config, start, device) if needs_reference(config) or is_offline else None
         learner = Learner(config, policy, reference, critic)
         rewards = Rewards(config, inputs.reward_model, vocabulary, device)
-        return cls(config, vocabulary, start, learner, rewards, make_sampler(config, start, network, vocabulary))
+        sampling = model.load(start).to(device) if is_offline and config.sampler == "transformers" else network
+        return cls(config, vocabulary, start, learner, rewards, make_sampler(config, start, sampling, vocabulary))
 
     def further(self) -> dict[str, Any]:
         """Engines beside the policy's, for checkpoints."""
@@ -70,7 +71,7 @@ class Trainer:
         loop.write_model(self.learner.policy, self.network(), self.vocabulary, out)
 
     def sync(self, evaluating: bool = False) -> None:
-        """The sampler takes over the policy's weights; between evaluations RFT and DPO sample from the SFT model (their data source)."""
+        """The sampler takes over the policy's weights; between evaluations RFT and DPO sample from their data source, the reference."""
         if METHODS[self.config.method].source == "sft" and not evaluating:
             assert self.learner.reference is not None
             self.sampler.sync(list(self.learner.reference.model.named_parameters()))
@@ -108,6 +109,8 @@ class Trainer:
             self._teach_reward_model(number, out)
         if self.learner.reference is not None:
             self.learner.reference = load_reference(self.config, folder / model.MODEL, self.learner.policy.device)
+        if METHODS[self.config.method].source == "sft":
+            self.sync()
         log.logger().info("iteration %d of %d: the policy is the reference", number + 1, self.config.iterations)
 
     def _teach_reward_model(self, iteration: int, out: Path) -> None:

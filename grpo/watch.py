@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from mathpipe.grpo.config import GrpoConfig
@@ -34,6 +34,8 @@ MAX_TRUNCATED = 0.2
 """Share of cut completions: their reward says more about max_new_tokens than about the answer."""
 MAX_KL = 0.5
 """Nats per token to the reference: the tiny chain, which moves a lot, stays below 0.15."""
+MIN_RIGHT = 0.75
+"""Times the first steps' share of right answers: the questions of single steps vary, five steps in a row below it do not."""
 MAX_LOGP_DIFF_MEAN = 0.05
 """Sampler against trainer: fp32 gives 1e-6, bf16 1e-2."""
 MAX_LOGP_DIFF = 1.0
@@ -58,15 +60,20 @@ class Sign:
 class CollapseWatch:
     """Reads the metrics of every step; nothing depends on it."""
 
-    def __init__(self, config: GrpoConfig) -> None:
+    def __init__(self, config: GrpoConfig, seen: Iterable[Values] = ()) -> None:
+        """`seen`: metrics of the steps before, of a run that is resumed."""
         self.signs = signs(config)
-        self.first: dict[str, list[float]] = {"entropy": [], "response_tokens": []}
+        self.first: dict[str, list[float]] = {"entropy": [], "response_tokens": [], "right": []}
         self.bad_steps = [0] * len(self.signs)
         self.silent_steps = [SILENCE_STEPS] * len(self.signs)
+        for values in seen:
+            self.step(values)
 
     def step(self, values: Values) -> list[str]:
         """Warnings after a step with these metrics (train.py's names); what is missing or not finite is not judged."""
         known = {name: value for name, value in values.items() if math.isfinite(value)}
+        if "reason_correct" in known:
+            known["right"] = _right(known)
         known |= self._relative(known)
         warnings = []
         for n, sign in enumerate(self.signs):
@@ -80,7 +87,7 @@ class CollapseWatch:
         return warnings
 
     def _relative(self, known: Values) -> dict[str, float]:
-        """Entropy and length as multiples of those of the first steps."""
+        """Entropy, length and right answers as multiples of those of the first steps."""
         found = {}
         for name, first in self.first.items():
             if name not in known:
@@ -151,6 +158,12 @@ def signs(config: GrpoConfig) -> list[Sign]:
         Sign(
             ("kl",), lambda v: v["kl"] > MAX_KL, lambda v: f"KL to the reference is {v['kl']:.2f} a token",
             "the policy has left what SFT taught", "lower grpo.lr, larger kl_coef, or more iterations",
+        ),
+        Sign(
+            ("right_kept", "zero_std_frac"), lambda v: v["right_kept"] < MIN_RIGHT and v["zero_std_frac"] <= MAX_ZERO_STD,
+            lambda v: f"{v['right']:.0%} of answers are right, {v['right_kept']:.0%} of the first steps' share",
+            "what is rewarded is not the right answer: a reward model that ranks a question's answers by chance, or is being fooled",
+            "weight for answer in grpo.rewards, larger kl_coef, more labels (reward_model's auc_in_question), more iterations",
         ),
         Sign(
             ("logp_diff_mean", "logp_diff_max"),

@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     status = add("status", _status, "show the state of every stage")
     status.add_argument("--json", action="store_true", help="a JSON list of {stage, state, path, hash, seconds}")
     rerun = add("rerun", _rerun, "run a stage again although it is done, and all that follow; the old artifacts stay")
-    rerun.add_argument("stage", metavar="STAGE")
+    rerun.add_argument("stage", metavar="STAGE", help="for example grpo; with --set the stage of those values")
     rerun.add_argument("--verbose", action="store_true", help="show what the stages print")
     text = "wait for people's decisions although nobody serves the annotation page yet"
     for patient in (run, rerun):

@@ -115,16 +115,15 @@ def check_vllm() -> str:
 
 
 def check_fasttext() -> str:
-    """A classifier learns two words apart. Its matrix is large enough to be fresh memory (mathpipe.corpus.fit says why)."""
+    """A classifier learns two words apart. Its matrix, of 32 MiB, is large enough to be fresh memory (mathpipe.corpus.fit says why)."""
     import fasttext
 
-    dim, min_bytes = 8, importlib.import_module("mathpipe.corpus.round_config").MIN_MODEL_BYTES
-
+    dim = 8
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "train.txt"
         file.write_text("__label__math prime theorem lemma\n__label__other cake recipe oven\n" * 50, encoding="utf-8")
         model = fasttext.train_supervised(
-            str(file), dim=dim, wordNgrams=2, bucket=min_bytes // (4 * dim), epoch=25, lr=0.5, minCount=1, thread=1, verbose=0
+            str(file), dim=dim, wordNgrams=2, bucket=32 * 2**20 // (4 * dim), epoch=25, lr=0.5, minCount=1, thread=1, verbose=0
         )
     labels, scores = model.predict("lemma theorem", k=2)
     assert labels[0] == "__label__math" and scores[0] > 0.9, f"predicted {labels} {scores}"

@@ -5,12 +5,15 @@ Shapes: B batch, T tokens, H hidden; N positions that count, flattened over the 
 
 from __future__ import annotations
 
+import errno
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -59,9 +62,17 @@ def save(model: Any, tokenizer: Any, out: Path, weights: dict[str, Tensor] | Non
 
     Args:
         weights: those to write where the model's own are spread over processes (`optim.full_weights`).
+
+    Raises:
+        OSError: the disk is full; the model before stays.
     """
     partial = out / f".{MODEL}.tmp"
-    model.save_pretrained(partial, state_dict=weights)
+    try:
+        model.save_pretrained(partial, state_dict=weights)
+    except SafetensorError as error:
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise OSError(errno.ENOSPC, "the disk is full", str(out)) from error
+        raise
     tokenizer.save_pretrained(partial)
     target = out / MODEL
     if target.exists():

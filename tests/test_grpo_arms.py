@@ -56,6 +56,8 @@ def test_what_an_arm_sets_is_refused_in_the_section_and_so_is_no_arm() -> None:
         ArmConfig(arm="grpo")
     with pytest.raises(ValueError, match="arms.arm is empty; give --set arms.arm=grpo_os"):
         ArmConfig().settled()
+    with pytest.raises(ValueError, match="arm 'ladder', which sets .*: group_size 4 is too small for 5 pairs"):
+        ArmConfig(arm="ladder", group_size=4).settled()
 
 
 def test_the_command_plans_every_arm_with_every_seed_once(tmp_path: Path) -> None:

@@ -135,3 +135,15 @@ def test_weights_in_pieces_are_refused():
     ours.model.lm_head.weight.data = torch.empty(0)  # as ZeRO 3 leaves them between passes
     with pytest.raises(ValueError, match="zero_stage 3"):
         ours.sample(REQUESTS, 3)
+
+
+def test_a_copy_takes_over_weights_and_the_model_itself_keeps_its_own():
+    ours, other = sampler(), sampler()
+    with torch.no_grad():
+        other.model.get_input_embeddings().weight.mul_(-1.0)
+    changed = [one.ids for group in other.sample(REQUESTS, 9) for one in group]
+    assert [one.ids for group in ours.sample(REQUESTS, 9) for one in group] != changed
+    other.sync(other.model.named_parameters())
+    ours.sync(other.model.named_parameters())
+    for each in (ours, other):
+        assert [one.ids for group in each.sample(REQUESTS, 9) for one in group] == changed

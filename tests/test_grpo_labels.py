@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from mathpipe.grpo import labels
+from mathpipe.grpo.config import GrpoConfig
 from mathpipe.grpo.labels import Labeller, agreement
-from mathpipe.grpo.questions import Question
+from mathpipe.grpo.questions import Question, collect
 from mathpipe.grpo.reward_config import LabelsConfig, LabelsInputs
 from mathpipe.grpo.sampler import Response
 from mathpipe.pipeline import artifact
@@ -124,3 +125,13 @@ def test_settings_are_checked():
     with pytest.raises(ValueError, match="did you mean 'vllm'"):
         LabelsConfig(sampler="vlm")
     assert replace(LabelsConfig(), questions=("gsm8k",)).conditional_inputs() == ("examples", "clean")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_grpo_asks_other_questions_whatever_the_seeds(seed):
+    """The same stream would let the reward model judge what it was trained on."""
+    labelled, asked = (
+        collect(config, (12, 100), None, None, lambda question: True).training
+        for config in (LabelsConfig(num_problems=100, seed=seed).sampling(), GrpoConfig(num_steps=100, questions_per_step=1, seed=seed))
+    )
+    assert len({one.question for one in labelled} & {one.question for one in asked}) < 50

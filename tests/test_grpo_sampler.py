@@ -88,7 +88,7 @@ def log_probs(network, response):
 @pytest.mark.parametrize("kind", ["vllm", "vllm-engine"])
 def test_without_vllm_one_line_says_what_to_do(kind, monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=f'grpo.sampler "{kind}" needs vllm .* or take sampler = "transformers"'):
+    with pytest.raises(ValueError, match=f'sampler "{kind}" needs vllm .* or take sampler = "transformers"'):
         make_sampler(GrpoConfig(sampler=kind), tmp_path, None, None)
 
 

@@ -44,6 +44,7 @@ def test_a_healthy_run_is_left_alone():
         ({"response_tokens": 8.0}, "8 tokens, 0.4 times"),
         ({"truncated_frac": 0.3}, "30% of responses are cut at 48 tokens.*max_new_tokens"),
         ({"reward_std": 0.009}, "spread by 0.010 for 5 steps"),
+        ({"reason_correct": 128.0, "reason_wrong": 384.0}, "25% of answers are right, 50% of the first.*auc_in_question"),
         ({"kl": 0.8}, "KL to the reference is 0.80.*kl_coef"),
     ],
 )
@@ -68,3 +69,14 @@ def test_what_is_missing_or_not_finite_is_not_judged():
     watch = CollapseWatch(GrpoConfig())
     for _ in range(20):
         assert watch.step({"reward": math.nan, "zero_std_frac": 1.0, "kl": math.inf, "entropy": math.nan}) == []
+
+
+def test_a_resumed_run_compares_with_the_first_steps_of_the_whole():
+    """Entropy that fell before the run was killed is still low after, and a sign's patience goes on."""
+    metrics = [HEALTHY] * BASELINE_STEPS + [HEALTHY | {"entropy": 0.07}] * 30
+    watch = CollapseWatch(GrpoConfig(group_size=64))
+    expected = [watch.step(values) for values in metrics]
+    for done in (BASELINE_STEPS + 2, BASELINE_STEPS + 10):
+        resumed = CollapseWatch(GrpoConfig(group_size=64), metrics[:done])
+        assert [resumed.step(values) for values in metrics[done:]] == expected[done:]
+    assert sum(map(len, expected)) == 2

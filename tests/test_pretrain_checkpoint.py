@@ -8,14 +8,16 @@ import random
 import shutil
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from test_pretrain_engine import difference, losses, run_groups
 
 from mathpipe.pipeline import artifact
-from mathpipe.pretrain import checkpoint
+from mathpipe.pretrain import checkpoint, model
 
 LAYOUTS = {"0x1": (0, 1), "2x2": (2, 2)}
 """Name → ZeRO stage, processes."""
@@ -160,6 +162,17 @@ def test_a_full_disk_leaves_the_last_good_one(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(OSError) as caught:
         checkpoint.save(engine, tmp_path, 40, 2)
     assert caught.value.errno == errno.ENOSPC and found(tmp_path)[0] == 30
+
+
+@pytest.mark.parametrize(("words", "kind"), [("No space left on device (os error 28)", OSError), ("no such type", SafetensorError)])
+def test_a_full_disk_under_a_model_is_told_as_such(tmp_path: Path, words: str, kind: type[Exception]) -> None:
+    """safetensors has one error for everything; what it had begun it removes, so that the disk is no longer full then."""
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise SafetensorError(f"Error while serializing: I/O error: {words}")
+
+    with pytest.raises(kind, match=str(tmp_path) if kind is OSError else words):
+        model.save(SimpleNamespace(save_pretrained=fail), None, tmp_path)
 
 
 def test_a_torn_line_of_metrics_is_dropped(tmp_path: Path) -> None:

@@ -162,8 +162,11 @@ def test_killed_sft_ends_bit_identical(folder):
 
 def test_grpo_runs_resumes_and_reports(folder):
     run(folder, "grpo", ["sft"])
+    left = folder / "grpo-killed" / "completions" / "step-00012-1.parquet"  # of a killed run with two processes
+    artifact.write_parquet(left, pa.table({"question": ["?"]}))
     run_killed(folder, "grpo", ["sft"], folder / "grpo-killed")
     assert_same_run(folder / "grpo", folder / "grpo-killed")
+    assert not left.exists()
     manifest = artifact.read_manifest(folder / "grpo")
     held_out = manifest["held_out"]
     assert held_out["n"] == 20
