@@ -11,12 +11,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from mathpipe.eval import extraction, mmlu, tir
+from mathpipe.eval import mmlu, tir
 from mathpipe.eval.config import EvaluateConfig
 from mathpipe.eval.generation import Generator, LoadedModel, Tokens, choice_logprobs, open_generator
 from mathpipe.eval.grader import Grader
+from mathpipe.eval.programs import run_programs
 from mathpipe.eval.reference import open_reference, run_reference
-from mathpipe.eval.sandbox import Outcome, Sandbox
+from mathpipe.eval.sandbox import Sandbox
 from mathpipe.eval.task import Row, Task
 
 
@@ -75,7 +76,7 @@ class Session:
         self.device = "cuda" if config.runtime.uses_gpu() else "cpu"
         self._generator: Generator | None = None
         self._path: Path | None = None
-        self._reference: Any = None
+        self.reference: Any = None
 
     def load(self, path: Path) -> None:
         """Answer with the model in `path` from now on."""
@@ -83,12 +84,12 @@ class Session:
             self.loaded, self._path = LoadedModel(path, self.device), path
             self.context = min(self.config.max_context, self.loaded.num_positions())
             if self.engine == "lm-eval":
-                self._reference = open_reference(self.loaded, self.context)
+                self.reference = open_reference(self.loaded, self.context)
                 return
             engine = "own" if self.engine == "lm-eval-own" else self.engine
             self._generator = open_generator(engine, self.loaded, self.context, self.config.batch_tokens, self._generator)
             if self.engine == "lm-eval-own":
-                self._reference = open_reference(self.loaded, self.context, self._generator)
+                self.reference = open_reference(self.loaded, self.context, self._generator)
 
     @property
     def generator(self) -> Generator:
@@ -102,17 +103,19 @@ class Session:
         shots_wanted = min(task.num_shots, self.config.shots.get(task.name, task.num_shots))
         num_shots = 0 if chat else shots_wanted
         new_tokens = min(task.max_new_tokens, self.config.max_new_tokens, self.context // 2)
-        if self._reference is not None:
-            found = run_reference(task.name, rows, self._reference, shots_wanted, new_tokens)
+        if self.reference is not None:
+            found = run_reference(task.name, rows, self.reference, shots_wanted, new_tokens)
             asked = zip(rows, found, strict=True)
             return [Item(model, task.name, task.suite, group=row["group"], target=row["target"], **answer) for row, answer in asked]
         items, prompts = [], []
+        choices = self.letters() if task.kind == "choice" else []
+        longest = max([new_tokens, *map(len, choices)])
         for row in rows:
-            shots, prompt, tokens = self.fit(lambda k, row=row: task.prompt(row, k, chat), num_shots, max(new_tokens, 1))  # type: ignore[misc]
+            shots, prompt, tokens = self.fit(lambda k, row=row: task.prompt(row, k, chat), num_shots, longest)  # type: ignore[misc]
             items.append(Item(model, task.name, task.suite, row["item"], row["group"], shots, prompt, row["target"]))
             prompts.append(tokens)
         if task.kind == "choice":
-            return self._choose(task, rows, items, prompts)
+            return self._choose(task, rows, items, prompts, choices)
         stop = () if chat else task.stop
         seeds = [seed_of(self.config.seed, task.name, row["item"]) for row in rows]
         samples = [Item(**{**asdict(item), "sample": n}) for item in items for n in range(sampling.num_samples)]
@@ -122,7 +125,10 @@ class Session:
             drawn = self.generator.generate(prompts, new_tokens, stop, sampling.num_samples, sampling.temperature, sampling.top_p, seeds)
             for item, completion in zip(samples, itertools.chain.from_iterable(drawn), strict=True):
                 item.completion = completion
-        endings = self._run_programs(samples) if task.style == "pot" else [None] * len(samples)
+        endings = [""] * len(samples)
+        if task.style == "pot":
+            for n, (completion, ending) in enumerate(run_programs([item.completion for item in samples], self.sandbox)):
+                samples[n].completion, endings[n] = completion, ending
         row_of = (row for row in rows for _ in range(sampling.num_samples))
         for item, row, ending in zip(samples, row_of, endings, strict=True):
             item.extracted = None if ending else task.extract(item.completion, row)
@@ -139,10 +145,13 @@ class Session:
                 return shots, prompt, tokens
         return 0, prompt, tokens[-room:]
 
-    def _choose(self, task: Task, rows: Sequence[Row], items: list[Item], prompts: list[Tokens]) -> list[Item]:
-        """The likeliest letter after each prompt, which ends in "Answer:"."""
+    def letters(self) -> list[Tokens]:
+        """What a prompt that ends in "Answer:" is followed by."""
         end = "Answer:"
-        choices = [self.loaded.encode(f"{end} {letter}")[len(self.loaded.encode(end)) :] for letter in mmlu.LETTERS]
+        return [self.loaded.encode(f"{end} {letter}")[len(self.loaded.encode(end)) :] for letter in mmlu.LETTERS]
+
+    def _choose(self, task: Task, rows: Sequence[Row], items: list[Item], prompts: list[Tokens], choices: list[Tokens]) -> list[Item]:
+        """The likeliest letter after each prompt."""
         for item, row, logprobs in zip(items, rows, choice_logprobs(self.generator, prompts, choices), strict=True):
             item.logprobs = logprobs
             item.extracted = mmlu.LETTERS[max(range(len(logprobs)), key=logprobs.__getitem__)]
@@ -164,22 +173,6 @@ class Session:
 
         for item, transcript in zip(items, tir.solve(generate, self.sandbox, [item.prompt for item in items]), strict=True):
             item.completion = transcript.text
-
-    def _run_programs(self, items: list[Item]) -> list[str | None]:
-        """Run the program of each completion and write what it printed below it; the reason where there is none or it failed."""
-        programs = [extraction.program(item.completion) for item in items]
-        outcomes = iter(self.sandbox.run([program for program in programs if program is not None]))
-        endings: list[str | None] = []
-        for item, program in zip(items, programs, strict=True):
-            outcome: Outcome | None = None if program is None else next(outcomes)
-            if outcome is None:
-                endings.append("no_program")
-                continue
-            text = item.completion.rstrip()
-            said = outcome.stdout.strip() if outcome.status == "ok" else outcome.error
-            item.completion = text + "\n```" * (text.count("```") % 2) + f"\n{tir.OUTPUT_FENCE}\n{said}\n```"
-            endings.append(None if outcome.status == "ok" else f"program_{outcome.status}")
-        return endings
 
 
 def seed_of(seed: int, *names: Any) -> int:

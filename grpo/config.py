@@ -20,8 +20,9 @@ LOSSES = ("grpo", "token", "dr_grpo", "gspo")
 KLS = ("k3", "k2", "ratio_k3", "k1_reward")
 ADVANTAGES = ("group", "mean", "leave_one_out")
 SAMPLERS = ("vllm", "vllm-engine", "transformers")
-REWARDS = ("answer", "format", "length", "steps", "reward_model")
+REWARDS = ("answer", "format", "length", "steps", "program", "reward_model")
 STEP_REWARDS = ("steps", "reward_model")
+PROMPTS = ("cot", "pot")
 COUNTS = (
     "num_steps", "iterations", "questions_per_step", "group_size", "updates_per_exploration", "max_new_tokens", "max_prompt_tokens",
     "micro_batch_tokens", "num_held_out", "held_out_samples", "eval_every", "checkpoint_every", "reward_steps",
@@ -62,6 +63,8 @@ class GrpoConfig:
     """Sampling temperatures, spread evenly over a group's samples; log-probabilities are scaled by each sample's own."""
     top_p: float = 1.0
     """Nucleus of the sampler; log-probabilities of the update are those of the untruncated distribution."""
+    prompt: str = "cot"
+    """What is asked for, held-out questions included: an answer in a box (`cot`), or a program that prints it (`pot`)."""
     prompt_variants: tuple[str, ...] = ("",)
     """Sentences put before the question, spread evenly over a group's samples; an empty one changes nothing."""
     duplicate_jaccard: float = 0.0
@@ -78,8 +81,9 @@ class GrpoConfig:
     """`vllm` (in the training process, live weights), `vllm-engine` (a process of its own, weights sent to it) or `transformers`."""
 
     rewards: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({"answer": 1.0}))
-    """Reward → weight of an output's reward: `answer` (verified), `format`, `length`, `steps` (share of exact steps),
-    `reward_model`, or `PATH.py:FUNCTION`. With process supervision they are logged alone; `step_rewards` teach."""
+    """Reward → weight of an output's reward: `answer` (verified), `format`, `length`, `steps` (share of exact steps), `program` (what
+    its program prints, verified), `reward_model`, or `PATH.py:FUNCTION`. With process supervision they are logged alone; `step_rewards`
+    teach."""
     step_rewards: str = "steps"
     """Rewards of process supervision: `steps` (exact check of generated arithmetic) or `reward_model`."""
 
@@ -166,7 +170,7 @@ class GrpoConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
         choices = {
-            "method": METHODS, "supervision": ("outcome", "process"), "sampler": SAMPLERS, "step_rewards": STEP_REWARDS,
+            "method": METHODS, "supervision": ("outcome", "process"), "prompt": PROMPTS, "sampler": SAMPLERS, "step_rewards": STEP_REWARDS,
             "advantage": ADVANTAGES, "loss": LOSSES, "kl": KLS, "schedule": ("paper", "note", "constant"),
         }  # fmt: skip
         for name, known in choices.items():
@@ -206,6 +210,8 @@ class GrpoConfig:
                 raise ValueError(f"rewards: the weight of {name!r} must be a finite number, found {weight}")
         if not self.rewards:
             raise ValueError("rewards is empty; name at least one, such as answer = 1.0")
+        if self.prompt == "pot" and "answer" in self.rewards:
+            raise ValueError('prompt = "pot" asks for programs and rewards.answer reads a box, which would be 0: take rewards.program')
         if self.zero_stage not in (0, 1, 2, 3):
             raise ValueError(f"zero_stage must be 0, 1, 2 or 3, found {self.zero_stage}")
         if self.zero_stage == 3 and self.sampler == "transformers":
@@ -221,6 +227,10 @@ class GrpoConfig:
             raise ValueError('kl = "k1_reward" goes into the reward of whole outputs; with supervision = "process" take k3, k2 or ratio_k3')
         if self.advantage != "group":
             raise ValueError(f'advantage = "{self.advantage}" is for whole outputs; supervision = "process" normalises as "group"')
+
+    def runs_programs(self) -> bool:
+        """Whether programs that the policy wrote are run."""
+        return self.prompt == "pot" or "program" in self.rewards
 
     def wants_reward_model(self) -> bool:
         """Whether a trained reward model takes part."""

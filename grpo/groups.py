@@ -42,7 +42,7 @@ class Group:
 def prompts(config: GrpoConfig, tokenizer: Any, question: str) -> list[tuple[int, ...]]:
     """The question's prompt in every variant."""
     asked = [f"{variant} {question}" if variant else question for variant in config.prompt_variants]
-    return [tuple(encode_prompt(tokenizer, render(one))) for one in asked]
+    return [tuple(encode_prompt(tokenizer, render(one, config.prompt))) for one in asked]
 
 
 def fits(config: GrpoConfig, tokenizer: Any, question: str) -> bool:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from mathpipe.eval.grader import grade
+from mathpipe.grpo.config import GrpoConfig
 from mathpipe.grpo.questions import HELD_OUT_SEED, Question
+from mathpipe.grpo.rewards import Rewards
 from mathpipe.grpo.sampler import Request, Sampler
 from mathpipe.pretrain import optim
 from mathpipe.pretrain.tokenizer import encode_prompt
@@ -24,22 +25,24 @@ class HeldOut:
     prompts: Sequence[Sequence[int]]
     tokenizer: Any
     max_new_tokens: int
+    judge: Callable[[Sequence[str], Sequence[str]], Sequence[tuple[str, str | None]]]
+    """(completions, right answers) → reason and answer of each, as rewards.py judges them."""
 
     @classmethod
-    def make(cls, questions: Sequence[Question], tokenizer: Any, max_new_tokens: int) -> HeldOut:
+    def make(cls, config: GrpoConfig, questions: Sequence[Question], tokenizer: Any, rewards: Rewards) -> HeldOut:
         """These questions, with plain prompts whatever variants training uses."""
-        return cls(questions, [encode_prompt(tokenizer, render(one.question)) for one in questions], tokenizer, max_new_tokens)
+        prompts = [encode_prompt(tokenizer, render(one.question, config.prompt)) for one in questions]
+        return cls(questions, prompts, tokenizer, config.max_new_tokens, rewards.judge)
 
     def correct(self, sampler: Sampler, num_samples: int, temperature: float) -> np.ndarray:
         """Share of right samples per question, `[n]`, the same on every process."""
         mine = range(optim.rank(), len(self.questions), optim.world_size())
         asked = [Request(tuple(self.prompts[n]), num_samples, temperature, 1.0, HELD_OUT_SEED + n) for n in mine]
         groups = sampler.sample(asked, self.max_new_tokens, with_logp=False)
+        texts = [self.tokenizer.decode(one.ids, skip_special_tokens=True) for group in groups for one in group]
+        judged = self.judge(texts, [self.questions[n].answer for n in mine for _ in range(num_samples)])
         shares = np.zeros(len(self.questions))
-        for n, group in zip(mine, groups, strict=True):
-            answer = self.questions[n].answer
-            texts = [self.tokenizer.decode(one.ids, skip_special_tokens=True) for one in group]
-            shares[n] = np.mean([grade(text, answer).correct for text in texts])
+        shares[mine] = np.reshape([reason == "correct" for reason, _ in judged], (len(mine), num_samples)).mean(1)
         return optim.total_array(shares)
 
 

@@ -15,7 +15,9 @@ from typing import Any, Protocol
 
 import torch
 
-from mathpipe.eval.grader import BOX, extract_boxed, grade
+from mathpipe.eval.grader import BOX, extract_boxed, grade, shared_grader
+from mathpipe.eval.programs import grade_programs
+from mathpipe.eval.sandbox import Sandbox
 from mathpipe.grpo import reward_file
 from mathpipe.grpo.config import GrpoConfig
 from mathpipe.grpo.groups import Group
@@ -48,9 +50,9 @@ class Scored:
     reward: float
     """NaN: it could not be computed."""
     reason: str
-    """The grader's, whatever is rewarded."""
+    """Why the answer counts or not, whatever else is rewarded."""
     answer: str | None
-    """The boxed text."""
+    """The boxed text, or what the program printed."""
     parts: dict[str, float]
     """Reward by name, before the weights."""
     steps: tuple[float, ...]
@@ -66,11 +68,14 @@ class Rewards:
         """`reward_model` is the artifact of the stage of that name, where it takes part.
 
         Raises:
-            ValueError: it is missing or of the wrong kind, or a user's file is not what it should be.
+            ValueError: it is missing or of the wrong kind, a user's file is not what it should be, or programs cannot be run here.
         """
         self.config, self.tokenizer = config, tokenizer
         self.user = {name: reward_file.load(name) for name in config.rewards if ":" in name}
         self.asks_for_steps = config.supervision == "process" and config.step_rewards == "reward_model"
+        self.sandbox = Sandbox(config.runtime.sandbox, max(1, config.runtime.num_workers // config.runtime.num_processes))
+        if config.runs_programs():
+            self.sandbox.run([""])  # where no sandbox works the stage ends here and not after its first samples
         self.model: RewardModel | None = None
         if config.wants_reward_model():
             if reward_model is None:
@@ -83,11 +88,24 @@ class Rewards:
         """Rewards of every output of every question. With a reward model that is spread over processes, all call it equally often."""
         ends = [[self._ends(one) for one in group.responses] for group in groups]
         model_scores = self._ask_model(problems, groups, ends)
+        answers = [str(problem.answer) for problem, group in zip(problems, groups, strict=True) for _ in group.texts]
+        judged = iter(self.judge([text for group in groups for text in group.texts], answers))
         found = []
         for n, (problem, group) in enumerate(zip(problems, groups, strict=True)):
-            outputs = zip(group.responses, group.texts, ends[n], model_scores[n], strict=True)
+            outputs = zip(group.responses, group.texts, [next(judged) for _ in group.texts], ends[n], model_scores[n], strict=True)
             found.append([self._score(problem, *output) for output in outputs])
         return found
+
+    def judge(self, texts: Sequence[str], answers: Sequence[str]) -> list[tuple[str, str | None]]:
+        """(reason, answer) of each completion: of its program where programs are run, else of its box."""
+        if self.config.runs_programs():
+            return grade_programs(texts, answers, self.sandbox, shared_grader())
+        verdicts = (grade(text, answer) for text, answer in zip(texts, answers, strict=True))
+        return [(verdict.reason, verdict.extracted) for verdict in verdicts]
+
+    def close(self) -> None:
+        """End what runs programs."""
+        self.sandbox.close()
 
     def _ends(self, response: Response) -> tuple[int, ...]:
         return step_ends(self.tokenizer, response.ids) if self.config.supervision == "process" else ()
@@ -104,11 +122,15 @@ class Rewards:
         scores = iter(self.model.score(prompts, responses, places))
         return [[next(scores) for _ in group.responses] for group in groups]
 
-    def _score(self, problem: Asked, response: Response, text: str, ends: tuple[int, ...], model_scores: list[float]) -> Scored:
-        verdict = grade(text, str(problem.answer))
-        answer = ANSWER_SCORES.get(verdict.reason, 0.0)
+    def _score(
+        self, problem: Asked, response: Response, text: str, judged: tuple[str, str | None], ends: tuple[int, ...],
+        model_scores: list[float],
+    ) -> Scored:  # fmt: skip
+        reason, found = judged
+        verdict = ANSWER_SCORES.get(reason, 0.0)
         rules = {
-            "answer": lambda: answer,
+            "answer": lambda: ANSWER_SCORES.get(grade(text, str(problem.answer)).reason, 0.0) if self.config.runs_programs() else verdict,
+            "program": lambda: verdict,
             "format": lambda: float(response.finished and is_well_formed(text)),
             "length": lambda: length_reward(len(response.ids), self.config.max_new_tokens),
             "steps": lambda: exact_frac(text),
@@ -121,8 +143,8 @@ class Rewards:
         reward = sum(self.config.rewards[name] * value for name, value in parts.items())
         steps: tuple[float, ...] = ()
         if self.config.supervision == "process":
-            steps = tuple(model_scores if self.asks_for_steps else score_steps(text, answer))
-        return Scored(reward, verdict.reason, verdict.extracted, parts, steps, ends)
+            steps = tuple(model_scores if self.asks_for_steps else score_steps(text, verdict))
+        return Scored(reward, reason, found, parts, steps, ends)
 
 
 def is_well_formed(text: str) -> bool:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from mathpipe.eval.programs import FAILURES
 from mathpipe.grpo.config import GrpoConfig
 from mathpipe.grpo.groups import Group, sample_groups
 from mathpipe.grpo.questions import Question, Questions
@@ -25,6 +26,7 @@ from mathpipe.grpo.sampler import Response, Sampler
 from mathpipe.pipeline import artifact
 from mathpipe.pretrain import optim
 
+REASONS = ("correct", "wrong", "no_answer", "parse_error", "timeout", *FAILURES)
 SEED_STRIDE = 1_000_003
 """Between the sampling seeds of two training seeds; there are fewer questions than this."""
 
@@ -64,7 +66,7 @@ class Rollout:
             "distinct": sum(len({one.answer for one in group}) for group in self.scored),
             "distinct_text": sum(len(set(group.texts)) for group in self.groups),
         }  # fmt: skip
-        return sums | {f"reason_{reason}": float(reasons[reason]) for reason in ("correct", "wrong", "no_answer", "parse_error", "timeout")}
+        return sums | {f"reason_{reason}": float(reasons[reason]) for reason in REASONS}
 
     def save(self, file: Path, step: int, advantages: Sequence[Tensor]) -> None:
         """Write every completion with its rewards and advantages (one for each token, `[T_i]`) as parquet."""

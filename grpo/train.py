@@ -55,13 +55,13 @@ def run(config: GrpoConfig, inputs: GrpoInputs, out: Path) -> dict[str, Any]:
     vocabulary = bpe.load(start)
     fits = partial(groups.fits, config, vocabulary)
     questions = collect(config, (family["max_number"], family["max_result"]), inputs.examples, inputs.clean, fits)
-    held_out = HeldOut.make(questions.held_out, vocabulary, config.max_new_tokens)
     trainer = Trainer.make(config, inputs, vocabulary, device)
+    held_out = HeldOut.make(config, questions.held_out, vocabulary, trainer.rewards)
     first, _ = checkpoint.load(trainer.learner.policy, out, trainer.further())
     try:
         facts = _train(trainer, questions, held_out, first, out)
     finally:
-        trainer.sampler.close()
+        trainer.close()
     return facts | {
         "num_steps": config.num_steps, "num_questions": config.num_steps * config.questions_per_step,
         "num_prompts_too_long": questions.num_too_long, "num_processes": optim.world_size(), "sampler": config.sampler,

@@ -62,6 +62,11 @@ class Trainer:
         engines = {"value": self.learner.critic, "reward": reward.engine if reward else None}
         return {name: engine for name, engine in engines.items() if engine is not None}
 
+    def close(self) -> None:
+        """End the processes that sample and reward."""
+        self.sampler.close()
+        self.rewards.close()
+
     def network(self) -> Any:
         """The policy's transformers model."""
         return self.learner.policy.module.model

@@ -26,6 +26,7 @@ from mathpipe.pipeline.config import Runtime
     ({"iterations": 3, "num_steps": 2}, "iterations 3 exceeds num_steps 2"),
     ({"supervision": "process", "method": "ppo"}, 'supervision = "process" is for method = "grpo"'),
     ({"supervision": "process", "kl": "k1_reward"}, "goes into the reward of whole outputs"),
+    ({"prompt": "pot"}, "rewards.answer reads a box, .* take rewards.program"),
     ({"supervision": "process", "advantage": "mean"}, "is for whole outputs"),
 ])  # fmt: skip
 def test_refused(settings, message):

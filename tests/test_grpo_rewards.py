@@ -1,11 +1,14 @@
 """Rewards: rules by hand, what cannot be computed, a user's file."""
 
+import contextlib
 import math
+import sys
 
+import psutil
 import pytest
 import torch
 
-from mathpipe.eval import grader
+from mathpipe.eval import grader, sandbox
 from mathpipe.grpo.config import GrpoConfig
 from mathpipe.grpo.groups import Group
 from mathpipe.grpo.questions import Question
@@ -25,8 +28,8 @@ def score(tokenizer, texts, finished=True, question=QUESTION, **settings):
     config = GrpoConfig(max_new_tokens=100, **settings)
     ids = [tuple(bpe.encode(tokenizer, text) + [tokenizer.eos_token_id] * finished) for text in texts]
     responses = [Response(one, (0.0,) * len(one), finished, 1.0, (1,)) for one in ids]
-    rewards = Rewards(config, None, tokenizer, torch.device("cpu"))
-    return rewards.score([question], [Group(responses, list(texts), 0)])[0]
+    with contextlib.closing(Rewards(config, None, tokenizer, torch.device("cpu"))) as rewards:
+        return rewards.score([question], [Group(responses, list(texts), 0)])[0]
 
 
 def test_parts_and_weights_by_hand(tokenizer):
@@ -48,6 +51,31 @@ def test_process_supervision_rewards_steps(tokenizer):
 def test_a_cut_off_answer_has_no_format(tokenizer):
     (found,) = score(tokenizer, ["3*4=12\n\\boxed{17}"], finished=False, rewards={"answer": 1.0, "format": 1.0})
     assert found.parts == {"answer": 1.0, "format": 0.0}
+
+
+def test_programs_are_run_and_what_they_print_is_judged(tokenizer):
+    """Right, right but unclosed, wrong, failed, printing the right thing and failing, a text without one, a box beside a wrong one."""
+    texts = [
+        "```python\nx = 3 * 4\nprint(x + 5)\n```", "So\n```python\nprint('so')\nprint(17.0)", "```python\nprint(3 * 4)\n```",
+        "```python\n1 / 0\n```", "```python\nprint(17)\nimport os\nos.kill(os.getppid(), 9)\n```", "It is 17.",
+        "```python\nprint(1)\n```\n\\boxed{17}",
+    ]  # fmt: skip
+    found = score(tokenizer, texts, rewards={"program": 1.0, "answer": 0.5})
+    assert [one.parts["program"] for one in found] == [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    assert [one.reward for one in found] == [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.5]
+    assert [(one.reason, one.answer) for one in found] == [
+        ("correct", "17"), ("correct", "17.0"), ("wrong", "12"), ("program_error", None), ("program_error", None), ("no_program", None),
+        ("wrong", "1"),
+    ]  # fmt: skip
+    assert not any("mathpipe.eval.sandbox_worker" in child.cmdline() for child in psutil.Process().children(recursive=True))
+
+
+def test_a_machine_without_a_sandbox_is_told_before_training(tokenizer, monkeypatch):
+    monkeypatch.setattr(sandbox.shutil, "which", lambda name: None)
+    monkeypatch.setattr(sandbox, "command", lambda kind: [sys.executable, "-S", "-c", "raise OSError('Landlock: not here')"])
+    score(tokenizer, ["1"])  # without programs none is needed
+    with pytest.raises(ValueError, match="programs are not run without a sandbox"):
+        score(tokenizer, [], rewards={"program": 1.0})
 
 
 @pytest.mark.parametrize(("text", "wanted"), [

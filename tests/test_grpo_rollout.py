@@ -30,7 +30,9 @@ def test_an_unknown_reward_is_counted_with_its_reason_and_stays_out_of_the_means
     assert values["reward"] == pytest.approx(1 / 7) and values["reward_std"] == pytest.approx(math.sqrt(2) / 3 / 2)
     assert (values["zero_std_frac"], values["truncated_frac"], values["distinct_frac"]) == (0.5, 0.5, 0.5)
     assert {name: count for name, count in values.items() if name.startswith("reason_")} == {
-        "reason_correct": 1, "reason_wrong": 2, "reason_no_answer": 4, "reason_parse_error": 0, "reason_timeout": 1,
+        "reason_correct": 1, "reason_wrong": 2, "reason_no_answer": 4, "reason_parse_error": 0, "reason_timeout": 1, **dict.fromkeys(
+            ["reason_no_program", *(f"reason_program_{how}" for how in ("error", "timeout", "memory", "output", "killed"))], 0
+        ),
     }  # fmt: skip
 
 
