@@ -1,4 +1,4 @@
-"""Runs programs that a model wrote, for SFT's verification and evaluation's programs, as if each were hostile.
+"""Runs programs that a model wrote, for SFT's verification, GRPO's rewards and evaluation, as if each were hostile.
 
 - `bubblewrap`: namespaces of its own for users, processes, network, IPC and host name, and a read-only view of the interpreter, its
   libraries and the system's: there is no /proc, no home, no project. And all that follows.
@@ -8,7 +8,7 @@
 Under the first two a filter of system calls (sandbox_kernel.py) leaves no process, thread, socket, signal to others, or file opened for
 writing. A warm worker (sandbox_worker.py) forks a child for each program, so nothing of one is left for the next. `auto` takes the first
 of the two that works here, never `none`. What a program can still learn of the machine: its CPUs, memory and time, and under `landlock`
-whether a file exists, its size and times (stat), but no contents and no listing.
+whether a file exists, its size and times (stat) and where a link points, but no contents and no listing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pathlib import Path
 from signal import SIGKILL, SIGXCPU, SIGXFSZ, Signals
 from typing import Any, Literal
 
-from mathpipe.eval.sandbox_worker import FILE_BYTES, LIBRARIES
+from mathpipe.eval.sandbox_worker import FILE_BYTES, LIBRARIES, MAX_ERROR_CHARS
 from mathpipe.pipeline.config import ConfigError
 
 Status = Literal["ok", "error", "timeout", "memory", "output", "killed"]
@@ -48,6 +48,8 @@ WALL_FACTOR = 4
 """Seconds on the clock per second of CPU time after which a program that sleeps or waits is ended."""
 START_TIMEOUT_S = 120.0
 """For a worker to start, and to import libraries; also how long one may be late with its answer before it is replaced."""
+ATTEMPTS = 2
+"""For a program whose worker is lost; that may be another's doing, such as of who frees memory."""
 END_TIMEOUT_S = 1.0
 """For a worker to end by itself before it is killed."""
 INSTALL = 'install bubblewrap (Debian, Ubuntu: apt-get install bubblewrap), or run programs unprotected with runtime.sandbox = "none"'
@@ -84,6 +86,7 @@ class Sandbox:
             raise ValueError(f"sandbox must be auto, {', '.join(KINDS)} or none, found {kind!r}")
         self.kind, self.timeout_s, self.memory_bytes, self.output_chars = kind, timeout_s, memory_bytes, output_chars
         self._workers: list[_Worker] = []
+        self._is_closed = False
         self._local, self._lock = threading.local(), threading.Lock()
         self._pool = ThreadPoolExecutor(num_workers)  # a worker ends with the thread that started it: the kernel sees to that
 
@@ -91,7 +94,15 @@ class Sandbox:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        self.close()
+
+    def close(self) -> None:
+        """End the workers, and what they run."""
+        self._is_closed = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for worker in self._workers:
+            worker.hang_up()
+        self._pool.shutdown()
         for worker in self._workers:
             worker.close()
 
@@ -112,13 +123,17 @@ class Sandbox:
         return list(self._pool.map(self._one, notebooks))
 
     def _one(self, cells: Sequence[str]) -> list[Outcome]:
-        worker = getattr(self._local, "worker", None) or self._start()
-        try:
-            return worker.run(cells, self.timeout_s, self.memory_bytes, self.output_chars)
-        except OSError as error:  # the worker is gone or does not answer: another takes its place, the others go on
-            worker.close()
-            del self._local.worker
-            return [Outcome("killed", "", f"the sandbox ended ({error})", 0.0, 0.0) for _ in cells]
+        for _ in range(ATTEMPTS):
+            worker = getattr(self._local, "worker", None) or self._start()
+            try:
+                return worker.run(cells, self.timeout_s, self.memory_bytes, self.output_chars)
+            except OSError as error:  # the worker is gone or does not answer: another takes its place, the others go on
+                worker.close()
+                del self._local.worker
+                reason = f"the sandbox ended ({error})"
+                if self._is_closed:
+                    break
+        return [Outcome("killed", "", reason, 0.0, 0.0) for _ in cells]
 
     def _start(self) -> _Worker:
         with self._lock:
@@ -194,9 +209,15 @@ class _Worker:
             reported = read_report(os.pread(report, FILE_BYTES, 0), len(cells))
             return outcomes(json.loads(answer), reported, os.pread(output, FILE_BYTES, 0), len(cells), timeout_s, output_chars)
 
+    def hang_up(self) -> None:
+        """Let the process end by itself, and with it all that it started; who waits for its answer gets none."""
+        with contextlib.suppress(OSError):  # it has ended
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
-        """End the process, and with it all that it started."""
-        self._socket.close()  # it ends by itself when it waits for a program
+        """End the process."""
+        self.hang_up()
+        self._socket.close()
         try:
             self._process.wait(END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -246,7 +267,7 @@ def read_report(report: bytes, num_cells: int) -> list[tuple[int, str]]:
         end, _, error = line.partition(b" ")
         if not end.isdigit() or len(end) > 9:
             break
-        found.append((int(end), error.decode(errors="backslashreplace")))
+        found.append((int(end), error[:MAX_ERROR_CHARS].decode(errors="backslashreplace")))
     return found
 
 

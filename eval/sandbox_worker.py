@@ -84,7 +84,7 @@ def execute(cell: str, namespace: dict[str, Any]) -> str:
         exec(compile(cell, "<program>", "exec"), namespace)
     except BaseException as raised:  # noqa: BLE001 - SystemExit and KeyboardInterrupt of a program too end only the program
         if not (isinstance(raised, SystemExit) and raised.code in (None, 0)):
-            return traceback.format_exception_only(raised)[-1].strip()
+            return traceback.format_exception_only(raised)[-1].strip() or "an exception that says nothing"
     return ""
 
 
@@ -132,10 +132,10 @@ def fork(request: dict[str, Any], files: list[int], sandboxed: bool) -> int:
 
 
 def wait(pid: int, wall_s: float) -> dict[str, Any]:
-    """How the child ended, by itself or killed when its time was over; none of its process group is left."""
+    """How the child ended, by itself or killed when its time was over or nobody asks any more; none of its process group is left."""
     began = time.monotonic()
     process = os.pidfd_open(pid)
-    ended = select.select([process], [], [], wall_s)[0]
+    ended = process in select.select([process, REQUESTS], [], [], wall_s)[0]
     os.close(process)
     for kill, number in ((os.kill, pid), (os.killpg, pid)):
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -69,6 +69,11 @@ FILES = [
             "ok", "its output cannot be made larger but by writing"),
     Hostile("write-far-away", "os.lseek(1, 2**40, 0); os.write(1, b'x')", "output", "the kernel limits the size of a file"),
     Hostile("device", "every(lambda: os.mknod(FOLDER + '/d', 0o60666, os.makedev(254, 0)), lambda: os.mkfifo('f'))", "ok", "no devices"),
+    Hostile("folder-by-descriptor", "folder = os.open(FOLDER, os.O_PATH)\nprint('BREACH', os.open('precious', os.O_RDONLY, dir_fd=folder))",
+            "error", "a folder that can be named is not entered"),
+    Hostile("working-folder", "os.chdir(FOLDER)\nprint('BREACH', open('precious'))", "error", "nor by being in it"),
+    Hostile("roundabout", "every(*(lambda path=path: open(path) for path in ('/proc/self/root/etc/passwd', f'/proc/{os.getppid()}/fd/0', "
+            "'/proc/thread-self/environ', '/dev/mem', '/sys/kernel/notes', f'/proc/self/cwd/../../..{SECRET}')))", "ok", "no way round"),
     Hostile("memory-of-self", "open('/proc/self/mem', 'r+b')", "error", "there is no /proc"),
 ]  # fmt: skip
 PROCESSES = [
@@ -100,6 +105,9 @@ PROCESSES = [
     Hostile("leave-group", "every(os.setsid, lambda: os.setpgid(0, os.getppid()))", "ok", "it stays in the group that is killed"),
     Hostile("threads", "for n in range(3): threading.Thread(target=time.sleep, args=(0.1,)).start()\nprint('BREACH')", "error",
             "one thread is enough"),
+    Hostile("thread-from-c", "thread = ctypes.c_ulong()\n"
+            "if libc.pthread_create(ctypes.byref(thread), None, ctypes.cast(libc.getpid, ctypes.c_void_p), None) == 0: print('BREACH')",
+            "ok", "not from C either"),
     Hostile("multiprocessing", "import multiprocessing\nmultiprocessing.Pool(2).map(print, ['BREACH'])", "error", "no pipes, no processes"),
     Hostile("subprocess", "import subprocess\nsubprocess.run(['/bin/sh', '-c', f'touch {FOLDER}/planted; echo BREACH'])", "error",
             "no processes"),
@@ -136,6 +144,8 @@ NETWORK = [
             "every(lambda: socket.socket(40, 1))",
             "ok", "no raw sockets, no virtual machine's"),
     Hostile("listen", "socket.create_server(('127.0.0.1', 0))", "error", "no sockets"),
+    Hostile("descriptors-beyond", "every(*(lambda n=n: os.fstat(n) for n in range(4, 1024)), lambda: os.dup2(1, 100))", "ok",
+            "it has standard input, output, error and its report"),
     Hostile("pair", "print('BREACH', socket.socketpair())", "error", "not even to itself"),
     Hostile("resolve", "import urllib.request\nurllib.request.urlopen(f'http://127.0.0.1:{PORT}/')", "error", "no sockets"),
     Hostile("descriptors-of-worker", "import contextlib\nfor n in range(64):\n  with contextlib.suppress(OSError):\n"
@@ -149,11 +159,16 @@ EXHAUSTION = [
     Hostile("memory-mapped", "held = [mmap.mmap(-1, 2**30) for _ in range(64)]\nprint('BREACH')", "error", "mapped memory counts"),
     Hostile("device-without-end", "open('/dev/zero', 'rb').read()", "memory timeout", "so does what is read"),
     Hostile("endless-output", "while True: print('x' * 1000)", "output", "output is limited"),
+    Hostile("output-by-and-by", "while True:\n  print('x', flush=True)\n  time.sleep(0.01)", "timeout", "who prints is not spared"),
+    Hostile("output-of-nothing", "os.write(1, bytes(2**19)); os.write(1, b'\\xed\\xa0\\x80' * 2**17)", "output", "no text, still output"),
     Hostile("endless-errors", "while True: print('x' * 1000, file=sys.stderr)", "timeout", "nobody reads them"),
     Hostile("endless-output-unstopped", "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nwhile True:\n  try: print('x' * 1000)\n"
             "  except OSError: pass", "timeout", "what is over the limit is not written"),
     Hostile("large-numbers", "n = 3\nwhile True: n **= 9", "timeout", "CPU time is limited, inside one operation too"),
     Hostile("regular-expression", "import re\nre.match('(a+)+$', 'a' * 64 + 'b')", "timeout", "inside the matcher too"),
+    Hostile("loop-in-c", "import itertools\n0 in itertools.repeat(1)", "timeout", "where no signal handler of Python's runs"),
+    Hostile("symbolic-mathematics", "import sympy\nsympy.sympify(f\"__import__('os').system('touch {FOLDER}/planted')\")\n"
+            "x = sympy.symbols('x')\nsympy.expand((x + 1)**10**6)", "timeout memory", "sympy evaluates what it is given"),
     Hostile("deep-recursion", "def f(): f()\nsys.setrecursionlimit(10**9)\nf()", "memory killed timeout error", "it ends itself alone"),
     Hostile("deep-recursion-in-c", "sys.setrecursionlimit(10**9)\nx = []\nfor _ in range(10**6): x = [x]\nrepr(x)", "killed timeout",
             "as above"),
@@ -168,6 +183,8 @@ STUBBORN = [
             "while True: pass", "timeout", "SIGKILL cannot be ignored"),
     Hostile("block-signals", "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nsignal.pause()", "timeout", "nor blocked"),
     Hostile("catch-everything", "while True:\n  try: time.sleep(100)\n  except BaseException: pass", "timeout", "nor caught"),
+    Hostile("faults-without-end", "signal.signal(signal.SIGSEGV, lambda *_: None)\nctypes.string_at(0)", "timeout", "its time counts"),
+    Hostile("output-object", "class Stuck:\n  def flush(self):\n    while True: pass\nsys.stdout = Stuck()", "timeout", "its time counts"),
     Hostile("exit-handlers", "import atexit\natexit.register(lambda: time.sleep(1000))", "ok", "there is no such end"),
     Hostile("destructor", "class D:\n  def __del__(self): time.sleep(1000)\nkept = D()", "ok", "nothing is taken down, it is gone"),
     Hostile("trace-function", "sys.setprofile(lambda *_: time.sleep(1000))", "timeout", "its time counts"),
@@ -184,6 +201,13 @@ DECEIT = [
             "  except OSError: pass\nos.kill(os.getpid(), 9)", "killed", "how it ended the kernel says"),
     Hostile("forge-report", "os.write(3, b'0 \\n' * 99)\nwhile True: pass", "timeout", "a report is not believed against the kernel"),
     Hostile("garble-report", "os.write(3, b'9' * 9999 + b' \\xff\\n' + bytes(99) + b'[' * 10**5)", "ok", "no report, no harm"),
+    Hostile("forge-long-error", "os.write(3, b'0 ' + b'x' * 10**6 + b'\\n')", "error", "an error is short, forged or not"),
+    Hostile("fill-report", "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nwhile os.write(3, bytes(2**18)): pass", "error",
+            "it harms its report alone"),
+    Hostile("error-without-words", "raise type('', (Exception,), {'__module__': 'builtins'})", "error", "silence is no success"),
+    Hostile("seal-output", "every(*(lambda n=n: fcntl.fcntl(n, 1033, 15) for n in (1, 3)))", "ok",
+            "its files stay readable to who made them"),
+    Hostile("patch-integers", "ctypes.memset(id(20) + 24, 7, 4)", "ok", "the next program has another process, and other integers"),
     Hostile("close-output", "os.close(1); os.close(3)", "error", "it harms its report alone"),
     Hostile("close-all", "os.closerange(0, 64)", "error", "it harms its report alone"),
     Hostile("swap-output", "os.dup2(2, 1); print('lost')", "ok", "it harms its own output alone"),
@@ -205,7 +229,10 @@ BARE_CALLS = {
     "vfork-call": (58,), "clone": (56, 17, 0, 0, 0, 0), "mount-call": (165, 0, 0, 0, 0, 0), "open-tree": (428, -100, 0, 1),
     "module": (175, 0, 0, 0), "reboot": (169, 0, 0, 0, 0), "sync": (162,), "join-namespace": (308, 0, 0), "watch": (253,),
     "file-handle": (304, 0, 0, 0), "personality": (135, 0x0040000), "other-filter": (317, 1, 0, 0), "queue-signal": (129, 1, 9, 0),
-    "thread-signal": (200, 1, 9), "memory-lock": (151, 1), "ports": (173, 0, 8, 1), "x32": (0x40000000 + 41, 2, 1, 0),
+    "thread-signal": (200, 1, 9), "memory-lock": (151, 1), "ports": (173, 0, 8, 1),
+    "execute-descriptor": (322, 1, b"", 0, 0, 4096), "secret-memory": (447, 0), "take-descriptor": (438, 3, 0, 0), "limit": (160, 7, 0),
+    "open-filesystem": (430, b"tmpfs", 0), "affinity": (203, 0, 8, 0), "advise-other": (440, 3, 0, 0, 0, 0), "spy": (312, 1, 1, 0, 0, 0),
+    "x32": (0x40000000 + 41, 2, 1, 0),
 }  # fmt: skip
 """System calls by their numbers on x86_64."""
 BARE = [Hostile(f"bare-{name}", f"refused{call}", "ok", "it is not in the list of the filter") for name, call in BARE_CALLS.items()]

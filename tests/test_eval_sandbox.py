@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -56,6 +57,7 @@ FAILURES = [
     ("import numpy\nnumpy.zeros(10**12)", "memory", "numpy._core._exceptions._ArrayMemoryError: Unable to allocate"),
     ("print('x' * 30_000)", "output", "more than 20,000 characters printed"),
     ("print('x' * 2 * 10**6)", "output", "more than 1,048,576 bytes printed"),
+    ("e = ValueError('first')\ne.add_note('')\nraise e", "error", "an exception that says nothing"),
     ("import os\nos.abort()", "killed", "ended by SIGABRT"),
 ]
 
@@ -216,26 +218,40 @@ def test_outcomes_stand_in_order_from_several_threads() -> None:
     assert found == {n: [f"{n} {i}\n" for i in range(20)] for n in range(3)}
 
 
-def test_a_worker_that_dies_is_replaced_and_none_is_left() -> None:
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_a_worker_that_is_killed_is_replaced_and_none_is_left(monkeypatch: pytest.MonkeyPatch, attempts: int) -> None:
+    """In the middle of a program, which is not to blame and has another try."""
+    monkeypatch.setattr(sandbox, "ATTEMPTS", attempts)
     before = set(psutil.Process().children(recursive=True))
+
+    def kill() -> None:
+        for child in set(psutil.Process().children(recursive=True)) - before:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+
     with Sandbox(num_workers=1) as made:
         assert made.run(["print(1)"])[0].stdout == "1\n"
-        for child in set(psutil.Process().children(recursive=True)) - before:
-            child.kill()
-        lost, after = made.run(["print(2)", "print(3)"])
-        assert (lost.status, after.stdout) == ("killed", "3\n") and "sandbox ended" in lost.error
+        timer = threading.Timer(0.3, kill)
+        timer.start()
+        lost, after = made.run(["import time\ntime.sleep(1)\nprint(2)", "print(3)"])
+        timer.join()
+        assert (lost.status, lost.stdout) == (("killed", "") if attempts == 1 else ("ok", "2\n")) and after.stdout == "3\n"
+        assert ("sandbox ended" in lost.error) == (attempts == 1)
     assert set(psutil.Process().children(recursive=True)) <= before
 
 
-def test_nothing_outlives_a_killed_parent(box: Sandbox) -> None:
-    code = f"from mathpipe.eval.sandbox import Sandbox; Sandbox({box.kind!r}, 1, timeout_s=60.0).run(['while True: pass'])"
-    with subprocess.Popen([sys.executable, "-c", code]) as parent:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_nothing_outlives_a_parent_that_is_killed_or_interrupted(box: Sandbox, number: int) -> None:
+    run = f"with Sandbox({box.kind!r}, 1, timeout_s=60.0) as box:\n  box.run(['while True: pass'] * 3)"
+    code = f"import signal\nsignal.signal(2, signal.default_int_handler)\nfrom mathpipe.eval.sandbox import Sandbox\n{run}"
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as parent:
         deadline = time.monotonic() + 60.0
         expected = {"bubblewrap": 4, "landlock": 2}[box.kind]  # bwrap and its first process, the worker, the program
         while len(children := psutil.Process(parent.pid).children(recursive=True)) < expected and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(0.2)  # the program has limited itself by now
-        parent.kill()
+        parent.send_signal(number)
+        parent.wait(10.0)
     assert len(children) == expected and psutil.wait_procs(children, timeout=10.0)[1] == []
 
 
