@@ -7,8 +7,10 @@ the model goes on from there. All prompts are generated for in step. Different o
 1. The programs of an answer run one after the other as cells of a notebook, in a fresh process, and what the last one prints is
    taken. The published script joins their texts, earlier ones without the lines that contain "print(".
 2. After an exception the last line of its traceback stands in the block ("Runtime errors: …", as there), not all of it by tokens.
-3. An answer that neither ends with a program nor with the end of text was cut off, and stays so: there it is continued.
-4. Programs are run in a sandbox, not by `exec` in the evaluating process, where a text that contains "os.system(" is all that is refused.
+3. An answer that neither ends with a program nor with the end of text was cut off, and stays so: there it is continued. A program at
+   the end of a text is run even if the model did not ask for its output.
+4. The block of a program that printed nothing is empty, there it says "Runtime errors:" without any.
+5. Programs are run in a sandbox, not by `exec` in the evaluating process, where a text that contains "os.system(" is all that is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from dataclasses import dataclass, replace
 from mathpipe.eval.sandbox import Outcome, Sandbox
 from mathpipe.sft.prompts import OUTPUT_FENCE
 
-PROGRAM = re.compile(r"```python[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
+PROGRAM = re.compile(r"```python[ \t]*\n(.*?)```", re.DOTALL)
 MAX_ROUNDS, MAX_OUTPUT_CHARS = 2, 100
 """Of the published evaluation: generations of an answer, characters of an output."""
 Generate = Callable[[list[str], tuple[str, ...]], list[str]]
@@ -82,14 +84,13 @@ def extend(transcript: Transcript, completion: str) -> Transcript:
 
 def programs(text: str) -> list[str]:
     """The programs of an answer."""
-    return [match[1] for match in PROGRAM.finditer(text)]
+    return [match[1].rstrip() for match in PROGRAM.finditer(text)]
 
 
 def said(outcome: Outcome) -> str:
-    """What stands in the output block: what was printed, else why nothing was."""
-    printed = outcome.stdout.strip()
-    if printed or outcome.status == "ok":
-        return printed
+    """What stands in the output block: what was printed, or why the program failed."""
+    if outcome.status in ("ok", "output"):
+        return outcome.stdout.strip()
     return "Runtime errors: " + ("Timeout Error" if outcome.status == "timeout" else outcome.error)
 
 
