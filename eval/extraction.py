@@ -8,19 +8,35 @@ from __future__ import annotations
 
 import re
 
-from mathpipe.eval.grader import MAX_ANSWER_CHARS, extract_boxed
+from mathpipe.eval.grader import MAX_ANSWER_CHARS, WRAPPER, extract_boxed
 
 SENTENCE = re.compile(r"The answer is (-?[0-9.,]+)")
 """How the worked examples of Wei et al. (arXiv 2201.11903) end."""
 FINAL = re.compile(r"[Ff]inal [Aa]nswer is:?\s*(.*?)\.?\s*(?:I hope it is correct|\n|\Z)")
 """How those of Lewkowycz et al. (arXiv 2206.14858) end."""
+DELIMITER = re.compile(r"^(?:\$+|\\[(\[])\s*|\s*(?:\$+|\\[)\]])$")
 CHINESE = re.compile(r"答案是\s*[:：]?\s*([^\n]*)")
 CHINESE_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
-LETTER = re.compile(r"\(?([A-D])\)?[.:)]?")
-"""An option alone; what surrounds the letter may be left out."""
-OPTION = re.compile(r"[Aa]nswer is:?\s*\$?\(?([A-D])(?![A-Za-z])")
-WRAPPED = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\{([^{}]*)\}")
+CHINESE_WORDS = re.compile(r"^[\u4e00-\u9fff：，、 ]+|[\u4e00-\u9fff，、 ]+$")
+"""Before and after a formula."""
+LETTER = re.compile(r"\(?([A-D])(?:[).:].*)?", re.DOTALL)
+"""An option, alone or with its text."""
+OPTION = re.compile(r"[Aa]nswer is:?\s*(?:option |choice )?[$*]*\(?([A-D])(?![A-Za-z])")
 OUTPUT = re.compile(r"```output\n(.*?)\n?```", re.DOTALL)
+SYMPY = tuple(
+    (re.compile(pattern), spelling)
+    for pattern, spelling in (
+        (r"\*\*\(([^()]*)\)", r"^{\1}"),
+        (r"\*\*(-?\w+)", r"^{\1}"),
+        (r"\bsqrt\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"\bexp\(([^()]*)\)", r"e^{\1}"),
+        (r"\b(pi|cos|sin|tan|log)\b", r"\\\1"),
+        (r"\boo\b", r"\\infty"),
+        (r"\bI\b", "i"),
+        (r"\*", " "),
+    )
+)
+"""How SymPy prints → how it is written by hand."""
 PROGRAM = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
 
 
@@ -37,22 +53,22 @@ def number(completion: str) -> str | None:
 def formula(completion: str) -> str | None:
     r"""The box, else what follows "The final answer is" up to "I hope it is correct" or the end of the line.
 
-    >>> formula("Final Answer: The final answer is $[2,5)$. I hope it is correct.")
-    '[2,5)'
+    >>> formula("Final Answer: The final answer is $[2,5)$. I hope it is correct."), formula(r"The final answer is \[x+1\].")
+    ('[2,5)', 'x+1')
     """
     found = FINAL.search(completion)
-    return extract_boxed(completion) or (short(found[1].strip().strip("$").strip()) if found else None)
+    return extract_boxed(completion) or (short(DELIMITER.sub("", found[1].strip())) if found else None)
 
 
 def chinese(completion: str) -> str | None:
     r"""The box, else what follows the last 答案是; of text with Chinese words its last number.
 
-    >>> chinese("99-90=9。所以答案是：9页。"), chinese(r"\boxed{1200元}"), chinese(r"\boxed{\frac{1}{2}}")
+    >>> chinese("99-90=9。所以答案是：9页。"), chinese(r"\boxed{1200元}"), chinese(r"\boxed{\frac{1}{2}\text{米}}")
     ('9', '1200', '\\frac{1}{2}')
     """
     found = CHINESE.findall(completion)
-    text = extract_boxed(completion) or (found[-1].strip() if found else "")
-    text = text.strip("。$ ").replace("\\%", "%")
+    text = WRAPPER.sub(r"\1", extract_boxed(completion) or (found[-1].strip() if found else ""))
+    text = CHINESE_WORDS.sub("", text.strip("。$ ").replace("\\%", "%"))
     if re.search(r"[\u4e00-\u9fff]", text):
         return next(reversed(CHINESE_NUMBER.findall(text)), None)
     return short(text)
@@ -64,10 +80,10 @@ def letter(completion: str) -> str | None:
     >>> letter(r"so $\boxed{[2,5)}$. Final Answer: The final answer is (B). I hope"), letter(r"\boxed{\text{(C)}}"), letter("B")
     ('B', 'C', None)
     """
-    box = WRAPPED.sub(r"\1", extract_boxed(completion) or "").strip()
+    box = WRAPPER.sub(r"\1", extract_boxed(completion) or "").strip("$ ")
     if found := LETTER.fullmatch(box):
         return found[1]
-    options = OPTION.findall(completion)
+    options = OPTION.findall(WRAPPER.sub(r"\1", completion))
     return options[-1] if options else None
 
 
@@ -82,14 +98,17 @@ def program(completion: str) -> str | None:
 
 
 def printed(completion: str) -> str | None:
-    r"""The last line that the last program printed.
+    r"""The last line that the last program printed, in LaTeX where it is SymPy's.
 
-    >>> printed("```python\nprint(1)\n```\n```output\n1\n```")
-    '1'
+    >>> printed("```python\nprint(1)\n```\n```output\n1\n```"), printed("```output\n2*sqrt(3)*I + x**2\n```")
+    ('1', '2 \\sqrt{3} i + x^{2}')
     """
     blocks = OUTPUT.findall(completion)
     lines = blocks[-1].strip().splitlines() if blocks else []
-    return short(lines[-1].strip()) if lines else None
+    text = lines[-1].strip() if lines else ""
+    for pattern, spelling in SYMPY:
+        text = pattern.sub(spelling, text)
+    return short(text)
 
 
 def short(text: str) -> str | None:

@@ -35,10 +35,32 @@ Reason = Literal["correct", "wrong", "no_answer", "parse_error", "timeout"]
 BOX = r"\boxed{"
 INTEGER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
 NUMBER = re.compile(rf"([+-]?)({INTEGER}(?:\.[0-9]*)?|\.[0-9]+)")
-FRACTION = re.compile(r"([+-]?)(?:\\frac\{([0-9]+)\}\{([0-9]+)\}|([0-9]+)/([0-9]+))")
+FRACTION = re.compile(r"([+-]?)(?:([0-9]*)\\frac\{(-?[0-9]+)\}\{([0-9]+)\}|([0-9]+)/([0-9]+))")
+"""Behind a whole number it is a mixed number."""
 OPERATOR = re.compile(r"[+*^!]|\\(?:times|cdot|div|sqrt|sum|prod|pm)|(?<=.)-|/|\\frac")
-UNIT = re.compile(r"(?<=[0-9.])\s+[A-Za-z]{2}[A-Za-z ]*\.?$")
-"""Words after a number, such as ` dollars`."""
+WRAPPER = re.compile(r"\\(?:text|mbox|math)(?:bf|it|rm|sf|tt|normal)?\{([^{}]*)\}")
+POWER = r"(?:\^\{?-?[0-9]\}?)?"
+UNIT = re.compile(
+    rf"(?<=[0-9.}}])(?:(?:[\s~/]|\\[ ,;!]|\\cdot)*\\(?:text|mbox|mathrm)\{{(?!\s*[ap]\.)(?:[^{{}}0-9]|\^[0-9])*\}}{POWER})+\.?$"
+)
+"""Words in text mode behind a number, such as `\\text{ cm}^2`, but for a.m. and p.m."""
+WORDS = re.compile(rf"(?<=[0-9.}}])\s+(?:[A-Za-z]{{2}}|[A-Zgms](?![A-Za-z])|[a-z]/)[A-Za-z /]*{POWER}\.?$")
+"""Plain words, or a letter that is a unit, behind a number, such as ` dollars`, ` m/s` or ` V`."""
+ASSIGNED = re.compile(r"^[A-Za-z](?:_\{?[A-Za-z0-9]\}?)?=")
+SPELLINGS = tuple(
+    (re.compile(pattern), spelling)
+    for pattern, spelling in (
+        (WRAPPER.pattern, r"\1"),
+        (r"\\[dtc]frac", r"\\frac"),
+        (r"\\frac\s*([0-9])", r"\\frac{\1}"),
+        (r"(\\frac\{[^{}]*\})\s*([0-9])", r"\1{\2}"),
+        (r"([0-9])\s+([0-9]+)/([0-9]+)$", r"\1\\frac{\2}{\3}"),
+        (r"\^\{?\\circ\}?|°", ""),
+        (r"\{,\}", ","),
+        (r"\\%", "%"),
+    )
+)
+"""Spelling → the one it is compared in: of `\\tfrac12`, `1 1/2`, degrees, `1{,}000`, per cent."""
 IGNORED = re.compile(r"\\[!,;: ]|\\left(?![a-z])|\\right(?![a-z])|\\\$|\$|~|\s+")
 
 
@@ -88,31 +110,31 @@ def _closing_brace(text: str) -> int | None:
 
 
 def normalise(text: str) -> str:
-    r"""The text without spacing, dollar signs, `\left`, `\right`, `\text{…}` wrappers and a final full stop.
+    r"""The text in one spelling (SPELLINGS), without spacing, dollar signs, `\left`, `\right`, `\text{…}` wrappers and a final full stop.
 
-    >>> normalise(r"\$ 1,234.")
-    '1,234'
+    >>> normalise(r"\$ 1,234."), normalise(r"1\tfrac12"), normalise(r"\text{ 90}^\circ")
+    ('1,234', '1\\frac{1}{2}', '90')
     """
-    text = re.sub(r"\\(?:text|mathrm|textbf|mbox)\{([^{}]*)\}", r"\1", text)
-    text = re.sub(r"\\[dt]frac", r"\\frac", text)
+    for pattern, spelling in SPELLINGS:
+        text = pattern.sub(spelling, text)
     return IGNORED.sub("", text).removesuffix(".")
 
 
 def as_number(text: str) -> Fraction | None:
-    r"""The value of a plain integer, decimal or proper fraction in normalised text, else None.
+    r"""The value of a plain integer, decimal, proper fraction or mixed number in normalised text, else None.
 
     A fraction that is a whole number (`36/2`) is an unevaluated division, not a number.
 
-    >>> as_number("1,234.50"), as_number(r"-\frac{3}{4}"), as_number("36/2"), as_number("7+5")
-    (Fraction(2469, 2), Fraction(-3, 4), None, None)
+    >>> as_number("1,234.50"), as_number(r"-\frac{3}{4}"), as_number(r"1\frac{1}{2}"), as_number("36/2"), as_number("7+5")
+    (Fraction(2469, 2), Fraction(-3, 4), Fraction(3, 2), None, None)
     """
     if match := NUMBER.fullmatch(text):
         value = Fraction(match[2].replace(",", ""))
     elif match := FRACTION.fullmatch(text):
-        top, bottom = int(match[2] or match[4]), int(match[3] or match[5])
-        if bottom == 0 or top % bottom == 0:
+        whole, top, bottom = int(match[2] or 0), int(match[3] or match[5]), int(match[4] or match[6])
+        if bottom == 0 or top % bottom == 0 or (match[2] and not 0 < top < bottom):
             return None
-        value = Fraction(top, bottom)
+        value = whole + Fraction(top, bottom)
     else:
         return None
     return -value if match[1] == "-" else value
@@ -139,20 +161,21 @@ class Grader:
 
     def compare(self, found: str, answer: str) -> Reason:
         """Whether two answers are the same mathematics. A missing one is equal to nothing, not even to another missing one."""
-        mine, reference = normalise(found), normalise(answer)
+        bare, wanted = (UNIT.sub("", text.replace(r"\$", "").strip("$ \n")) for text in (found, answer))
+        mine, reference = normalise(bare), normalise(wanted)
         if as_number(reference) is not None:
-            mine = normalise(UNIT.sub("", found.strip()))
+            mine = ASSIGNED.sub("", normalise(WORDS.sub("", WRAPPER.sub(r"\1", bare))))
         if not mine:
             return "no_answer"
         if not reference:
             return "parse_error"
-        if mine == reference:
+        if mine == reference or (len(mine) > 2 and mine.isalpha() and mine.lower() == reference.lower()):
             return "correct"
         mine_number, reference_number = as_number(mine), as_number(reference)
         if reference_number is not None:
             if mine_number is not None:
                 return "correct" if mine_number == reference_number else "wrong"
-            if OPERATOR.search(mine):
+            if OPERATOR.search(mine) or len(re.findall(r"[0-9]+", mine)) > 1:
                 return "wrong"
         return self._ask(found, answer)
 

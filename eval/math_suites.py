@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mathpipe.eval import extraction, few_shot
-from mathpipe.eval.grader import Grader, Reason, as_number, normalise
+from mathpipe.eval.grader import UNIT, WORDS, Grader, Reason, as_number, normalise
 from mathpipe.eval.task import Row, Task, read_items
 from mathpipe.sft.prompts import render
 
@@ -31,8 +31,9 @@ PROGRAM_STOP = ("\n```\n",)
 CHOICE = "What of the following is the right choice? Explain your answer."
 ABSOLUTE, RELATIVE = 1e-3, 1e-5
 """How far printed and rounded numbers may be off."""
-UNIT = re.compile(r"\\(?:mathrm|text)\{[^{}]*\}|~")
 POWER = re.compile(r"\s*(?:\\times|\\cdot|\*|x)\s*10\^\{?([+-]?\d+)\}?")
+FLOAT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][+-]?[0-9]+")
+BARE_POWER = re.compile(r"^10\^\{?([+-]?\d+)\}?")
 
 
 def rows(benchmarks: Path, suite: str) -> list[Row]:
@@ -46,9 +47,9 @@ def with_options(row: Row) -> str:
     return f"{row['question'].strip()}\n{CHOICE}\n{choices}"
 
 
-def last(shots: tuple[str, ...], num_shots: int, end: str) -> str:
-    """The last worked examples, each with the blank lines below it."""
-    return "".join(shot + end for shot in shots[len(shots) - num_shots :])
+def first(shots: tuple[str, ...], num_shots: int, end: str) -> str:
+    """The first worked examples, each with the blank lines below it."""
+    return "".join(shot + end for shot in shots[:num_shots])
 
 
 GSM8K_SHOTS = tuple(f"Q: {question}\nA: {thought}" for question, thought in few_shot.GSM8K)
@@ -67,27 +68,27 @@ PROGRAM_SHOTS = {
 
 def gsm8k(row: Row, num_shots: int) -> str:
     """As in lm-evaluation-harness."""
-    return f"{last(GSM8K_SHOTS, num_shots, chr(10) * 2)}Q: {row['question']}\nA:"
+    return f"{first(GSM8K_SHOTS, num_shots, chr(10) * 2)}Q: {row['question']}\nA:"
 
 
 def minerva(row: Row, num_shots: int) -> str:
     """As in lm-evaluation-harness."""
-    return f"{last(MATH_SHOTS, num_shots, chr(10) * 2)}Problem:\n{row['question']}\n\nSolution:"
+    return f"{first(MATH_SHOTS, num_shots, chr(10) * 2)}Problem:\n{row['question']}\n\nSolution:"
 
 
 def options(row: Row, num_shots: int) -> str:
     """The same problems with choices."""
-    return f"{last(OPTION_SHOTS, num_shots, chr(10) * 2)}Problem:\n{with_options(row)}\nSolution:"
+    return f"{first(OPTION_SHOTS, num_shots, chr(10) * 2)}Problem:\n{with_options(row)}\nSolution:"
 
 
 def chinese(row: Row, num_shots: int) -> str:
     """The published form."""
-    return f"{last(CHINESE_SHOTS, num_shots, chr(10) * 3)}问题：{row['question']}\n答案："
+    return f"{first(CHINESE_SHOTS, num_shots, chr(10) * 3)}问题：{row['question']}\n答案："
 
 
 def program(row: Row, num_shots: int, suite: str) -> str:
     """Questions with programs in fences."""
-    return f"{last(PROGRAM_SHOTS[suite], num_shots, chr(10) * 2)}Q: {row['question']}\nA:\n"
+    return f"{first(PROGRAM_SHOTS[suite], num_shots, chr(10) * 2)}Q: {row['question']}\nA:\n"
 
 
 def compare(extracted: str | None, row: Row, grader: Grader) -> Reason:
@@ -121,15 +122,15 @@ def close(extracted: str | None, row: Row, grader: Grader) -> Reason:
 def as_float(text: str) -> float | None:
     r"""The value of a number in decimal or scientific notation, units and dollar signs aside.
 
-    >>> as_float(r"$1.5 \times 10^{-3} \mathrm{~cm}$"), as_float(r"\frac{1}{4}"), as_float("x"), as_float("1e999")
-    (0.0015, 0.25, None, None)
+    >>> as_float(r"$1.5 \times 10^{-3} \mathrm{~cm}$"), as_float(r"$10^{11}$ m/s"), as_float("-1./4"), as_float("x"), as_float("1e999")
+    (0.0015, 100000000000.0, -0.25, None, None)
     """
-    plain = normalise(POWER.sub(r"e\1", UNIT.sub("", text)))
+    decimal = POWER.sub(r"e\1", BARE_POWER.sub(r"1e\1", text.replace("$", "").strip()))
+    plain = normalise(WORDS.sub("", UNIT.sub("", decimal))).replace("./", "/")
     exact = as_number(plain)
-    try:
-        value = float(exact) if exact is not None else float(plain.replace(",", ""))
-    except (ValueError, OverflowError):
+    if exact is None and not FLOAT.fullmatch(plain):
         return None
+    value = float(plain if exact is None else exact)
     return value if math.isfinite(value) else None
 
 

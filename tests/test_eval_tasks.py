@@ -75,7 +75,7 @@ def test_prompts(name: str) -> None:
         starts = {"Q": "Q: ", "P": "Problem:\n", "问": "问题："}[shortest[0]]
         assert longest.count(starts) == task.num_shots + 1 and "User:" not in longest
         one = task.prompt(ROW, 1, False)
-        assert longest.endswith(one), "the last examples are those that stay"
+        assert longest.startswith(one.removesuffix(shortest)), "the first examples are those that stay"
         assert not any(stop in one.removesuffix(shortest).split(starts, 1)[1].rstrip("\n") for stop in task.stop if stop != "\n```\n")
 
 
