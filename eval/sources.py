@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -10,7 +11,7 @@ import re
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from mathpipe.eval.suites import (
     BBH_TASKS,
     GSM8K_SPLITS,
     MATH_SPLITS,
-    MMLU_SPLITS,
+    MMLU_ROWS,
     MMLU_SUBJECTS,
+    TEXT_COLUMNS,
     Suites,
     choice_texts,
     digest,
@@ -64,8 +66,13 @@ DIGESTS = {
     "sat": "82f0f3a1221b847a7cb42789defbfcd6af23e183a0c14f716329fcfaadc164bc",
     "mgsm_zh": "8faa943281de6d1ed584f68f7715f428ef86ea15859099f60bbc4c2777067166",
     "mmlu_stem": "127984e8f62f4d6d15a90a962b8e311b2ce6b108d2cc08424867b203ad1684c8",
+    "gsm8k texts": "0a4ad756210ab1a04a2702ab446c36b0a7b2cfc77d4448a5d14c88866e501364",
+    "math texts": "f722c2a7cb8a7f5cf6d37f10dbc07cef1caf3e2f0de23dc44bbfcc12beac98f0",
+    "ocw texts": "5daa5316c80a85a538384b44f243eea1a5291bbb32b07dbad120b9311f147302",
+    "agieval-gaokao-cloze texts": "b98c7b270e9cbc35cc14852338180ce8e0ec1d445e9a819fa2427b4a69f740e8",
+    "agieval-gaokao-qa texts": "492be5901bdf82583a10298bda1d34b949e18d7444a104ed24cc910acbb39864",
 }
-"""Table of `Suites.tables` → digest of its published rows."""
+"""Table of `Suites.tables`, or texts that are in none of them → digest of the published rows."""
 
 
 def expect_rows(place: object, found: int, wanted: int) -> None:
@@ -83,43 +90,50 @@ def read_local(folder: Path) -> Suites:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; point MATHPIPE_BENCHMARKS at the benchmark files, or unset it")
     suites = Suites("local", str(folder))
-    for split, wanted in MMLU_SPLITS.items():
-        rows = [row for subject in MMLU_SUBJECTS for row in _mmlu_file(folder / "mmlu" / split / f"{subject}_{split}.csv", subject, split)]
-        expect_rows(folder / "mmlu" / split, len(rows), wanted)
-        suites.mmlu += rows
-    for task in BBH_TASKS:
-        examples = _json(folder / "bbh" / "bbh" / f"{task}.json", f"{BBH_ROWS} examples in all").get("examples", [])
-        suites.bbh += [{"task": task, "item": i, "input": e["input"], "target": e["target"]} for i, e in enumerate(examples)]
-        suites.bbh_prompts[task] = strip_canary(_text(folder / "bbh" / "cot-prompts" / f"{task}.txt"))
-    expect_rows(folder / "bbh" / "bbh", len(suites.bbh), BBH_ROWS)
+    for split, counts in MMLU_ROWS.items():
+        for subject, wanted in zip(MMLU_SUBJECTS, counts, strict=True):
+            suites.mmlu += _mmlu_file(folder / "mmlu" / split / f"{subject}_{split}.csv", subject, split, wanted)
+    for task, wanted in BBH_ROWS.items():
+        file = folder / "bbh" / "bbh" / f"{task}.json"
+        with reading(file, wanted):
+            examples = json.loads(_text(file, wanted))["examples"]
+            suites.bbh += [{"task": task, "item": i, "input": e["input"], "target": e["target"]} for i, e in enumerate(examples)]
+        expect_rows(file, len(examples), wanted)
+        suites.bbh_prompts[task] = strip_canary(_text(folder / "bbh" / "cot-prompts" / f"{task}.txt", 0))
     for split, wanted in GSM8K_SPLITS.items():
-        rows = _jsonl(folder / "gsm8k" / f"{split}.jsonl", wanted)
-        suites.texts += gsm8k_texts(split, rows)
+        rows = _jsonl(file := folder / "gsm8k" / f"{split}.jsonl", wanted)
+        with reading(file, wanted):
+            suites.texts += gsm8k_texts(split, rows)
     suites.problems["gsm8k"] = problems.rows(problems.gsm8k, rows)
     for split, wanted in MATH_SPLITS.items():
-        rows = _jsonl(folder / "math" / MATH_FILES[split], wanted)
-        suites.texts += [text_row("math", split, str(i), row["problem"]) for i, row in enumerate(rows)]
-    suites.problems["math"] = problems.rows(problems.math, rows)
+        rows = _jsonl(file := folder / "math" / MATH_FILES[split], wanted)
+        with reading(file, wanted):
+            suites.texts += [text_row("math", split, str(i), row["problem"]) for i, row in enumerate(rows)]
+            suites.problems["math"] = problems.rows(problems.math, rows)
     for name, (*_, wanted) in DSM.items():
-        add_dsm(suites, name, _jsonl(folder / "dsm" / name, wanted))
+        add_dsm(suites, name, folder / "dsm" / name, _jsonl(folder / "dsm" / name, wanted))
     expect_published(suites, str(folder))
     return suites
 
 
-def add_dsm(suites: Suites, name: str, rows: list[dict[str, Any]]) -> None:
+def add_dsm(suites: Suites, name: str, place: object, rows: list[dict[str, Any]]) -> None:
     """One of DeepSeekMath's own files: its texts, and its problems where models are asked for them."""
-    benchmark, question, more, _ = DSM[name]
-    suites.texts += dsm_texts(rows, benchmark, question, more)
-    if benchmark in problems.READERS:
-        suites.problems[benchmark] = problems.rows(problems.READERS[benchmark], rows)
+    benchmark, question, more, wanted = DSM[name]
+    with reading(place, wanted):
+        suites.texts += dsm_texts(rows, benchmark, question, more)
+        if benchmark in problems.READERS:
+            suites.problems[benchmark] = problems.rows(problems.READERS[benchmark], rows)
 
 
 def expect_published(suites: Suites, place: str) -> None:
-    """Raise ValueError unless every table has its published rows, word for word."""
-    for name, (columns, rows) in suites.tables().items():
+    """Raise ValueError unless every table, and the further texts, have their published rows, word for word."""
+    tables = suites.tables()
+    for name, wanted in DIGESTS.items():
+        texts = TEXT_COLUMNS, [row for row in suites.texts if row["benchmark"] == name.removesuffix(" texts")]
+        columns, rows = tables.get(name, texts)
         found = digest(columns, rows)
-        if found != DIGESTS[name]:
-            told = f"{len(rows):,} rows as expected, but not the published ones (sha256 {found[:12]}…, expected {DIGESTS[name][:12]}…)"
+        if found != wanted:
+            told = f"{len(rows):,} rows as expected, but not the published ones (sha256 {found[:12]}…, expected {wanted[:12]}…)"
             raise ValueError(f"{place}: {name}: {told}; fetch the files again")
 
 
@@ -150,43 +164,47 @@ def strip_canary(prompt: str) -> str:
     return prompt.split(CANARY_END, 1)[-1].strip()
 
 
-def _text(file: Path, wanted: str = "") -> str:
+@contextlib.contextmanager
+def reading(place: object, wanted: int) -> Iterator[None]:
+    """Turn what goes wrong with the content of a file into a ValueError that names it."""
     try:
-        return file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        expected = f" ({wanted} expected)" if wanted else ""
-        raise ValueError(f"{file}: missing{expected}; fetch it again or point MATHPIPE_BENCHMARKS at a complete benchmark folder") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not UTF-8 text ({error}); fetch it again") from None
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        if str(place) in str(error):
+            raise
+        told = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{place}: not the published file ({told}); {wanted} rows expected; fetch it again") from None
 
 
-def _json(file: Path, wanted: str) -> Any:
-    try:
-        return json.loads(_text(file, wanted))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file}: not JSON ({error}); fetch it again") from None
+def _text(file: Path, wanted: int) -> str:
+    with reading(file, wanted):
+        try:
+            return file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            told = f"missing ({wanted} rows expected)" if wanted else "missing"
+            raise ValueError(f"{file}: {told}; fetch it again or point MATHPIPE_BENCHMARKS at a complete benchmark folder") from None
 
 
 def _jsonl(file: Path, wanted: int) -> list[dict[str, Any]]:
-    rows = json_rows(str(file), _text(file, f"{wanted} rows"))
+    rows = json_rows(file, _text(file, wanted), wanted)
     expect_rows(file, len(rows), wanted)
     return rows
 
 
-def json_rows(place: str, text: str) -> list[dict[str, Any]]:
+def json_rows(place: object, text: str, wanted: int) -> list[dict[str, Any]]:
     """The values of JSON lines."""
-    try:
+    with reading(place, wanted):
         return [json.loads(line) for line in text.split("\n") if line]  # splitlines also breaks at U+2028
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{place}: a line that is not JSON ({error}); fetch it again") from None
 
 
-def _mmlu_file(file: Path, subject: str, split: str) -> list[dict[str, Any]]:
+def _mmlu_file(file: Path, subject: str, split: str, wanted: int) -> list[dict[str, Any]]:
     rows = []
-    for number, cells in enumerate(csv.reader(io.StringIO(_text(file, f"{sum(MMLU_SPLITS.values())} rows in all"), newline=""))):
+    for number, cells in enumerate(csv.reader(io.StringIO(_text(file, wanted), newline=""))):
         if len(cells) != 6 or cells[5] not in LETTERS:
-            raise ValueError(f"{file}: row {number + 1} is not question, A, B, C, D, answer ({len(cells)} cells); fetch it again")
+            told = f"row {number + 1} is not question, A, B, C, D, answer ({len(cells)} cells)"
+            raise ValueError(f"{file}: {told}; {wanted} rows expected; fetch it again")
         rows.append(mmlu_row(subject, split, number, cells[0], cells[1:5], "ABCD".index(cells[5])))
+    expect_rows(file, len(rows), wanted)
     return rows
 
 
@@ -233,17 +251,17 @@ def read_hub(timeout_s: float) -> Suites:
     from datasets import load_dataset
 
     suites = Suites("hub", ", ".join(HUB.values()))
-    for split, wanted in MMLU_SPLITS.items():
+    for split, counts in MMLU_ROWS.items():
         numbers = dict.fromkeys(MMLU_SUBJECTS, 0)
         for row in load_dataset(HUB["mmlu"], "all", split="validation" if split == "val" else split):
             subject = row["subject"]
             suites.mmlu.append(mmlu_row(subject, split, numbers[subject], row["question"], row["choices"], row["answer"]))
             numbers[subject] += 1
-        expect_rows(f"{HUB['mmlu']} {split}", sum(numbers.values()), wanted)
+        expect_rows(f"{HUB['mmlu']} {split}", sum(numbers.values()), sum(counts))
     for task in BBH_TASKS:
         rows = load_dataset(HUB["bbh"], task, split="test")
         suites.bbh += [{"task": task, "item": i, "input": row["input"], "target": row["target"]} for i, row in enumerate(rows)]
-    expect_rows(HUB["bbh"], len(suites.bbh), BBH_ROWS)
+    expect_rows(HUB["bbh"], len(suites.bbh), sum(BBH_ROWS.values()))
     for row in load_dataset(HUB["bbh_prompts"], "few_shot_prompts", split="few_shot_prompts"):
         suites.bbh_prompts[row["dataset_name"]] = strip_canary(row["chain_of_thought_prompt"])
     missing = sorted(set(BBH_TASKS) - set(suites.bbh_prompts))
@@ -261,7 +279,7 @@ def read_hub(timeout_s: float) -> Suites:
         suites.texts += [text_row("math", split, f"{i}/solution", row["solution"], whole=False) for i, row in enumerate(rows)]
     suites.problems["math"] = problems.rows(problems.math, rows)
     for name, (*_, wanted) in DSM.items():
-        rows = json_rows(f"{DSM_URL}/{name}", download(f"{DSM_URL}/{name}", timeout_s))
-        expect_rows(f"{DSM_URL}/{name}", len(rows), wanted)
-        add_dsm(suites, name, rows)
+        rows = json_rows(url := f"{DSM_URL}/{name}", download(url, timeout_s), wanted)
+        expect_rows(url, len(rows), wanted)
+        add_dsm(suites, name, url, rows)
     return suites

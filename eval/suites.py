@@ -31,8 +31,12 @@ MMLU_CATEGORIES = {
         miscellaneous nutrition professional_accounting professional_medicine virology""",
 }
 """Category → subjects (Hendrycks et al.; anatomy is STEM as in lm-evaluation-harness); all others are STEM."""
-MMLU_SPLITS = {"dev": 285, "val": 1531, "test": 14042}
-"""Split → rows over all subjects."""
+_MMLU_VAL = """11 14 16 11 29 16 8 11 11 22 11 11 26 12 16 41 14 10 32 22 9 18 22 21 43 29 26 17 60 23 22 26 23 12 13 11 18 11 11 25 11
+    86 38 100 33 34 35 31 170 31 69 12 27 22 11 18 19"""
+_MMLU_TEST = """100 135 152 100 265 144 100 100 100 173 102 100 235 114 145 378 126 100 310 203 100 165 198 193 390 270 238 151 545 216
+    204 237 223 131 121 108 163 112 103 234 100 783 346 895 306 311 324 282 1534 272 612 110 245 201 100 166 171"""
+MMLU_ROWS = {"dev": (5,) * len(MMLU_SUBJECTS), "val": tuple(map(int, _MMLU_VAL.split())), "test": tuple(map(int, _MMLU_TEST.split()))}
+"""Split → rows of each subject."""
 _BBH_TASKS = """boolean_expressions causal_judgement date_understanding disambiguation_qa dyck_languages formal_fallacies
     geometric_shapes hyperbaton logical_deduction_five_objects logical_deduction_seven_objects
     logical_deduction_three_objects movie_recommendation multistep_arithmetic_two navigate object_counting
@@ -40,7 +44,7 @@ _BBH_TASKS = """boolean_expressions causal_judgement date_understanding disambig
     sports_understanding temporal_sequences tracking_shuffled_objects_five_objects
     tracking_shuffled_objects_seven_objects tracking_shuffled_objects_three_objects web_of_lies word_sorting"""
 BBH_TASKS = tuple(_BBH_TASKS.split())
-BBH_ROWS = 6511
+BBH_ROWS = dict.fromkeys(BBH_TASKS, 250) | {"causal_judgement": 187, "penguins_in_a_table": 146, "snarks": 178}
 GSM8K_SPLITS = {"train": 7473, "test": 1319}
 MATH_SPLITS = {"train": 7500, "test": 5000}
 
