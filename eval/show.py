@@ -84,6 +84,7 @@ def main(artifact: Path, model: str, task: str, limit: int, console: Any) -> Non
     table = Table("item", "question", "answer", "found", "wanted", "reason", box=box.SIMPLE_HEAD, show_lines=True)
     for row in wrong(rows, limit):
         table.add_row(*(Text(cell) for cell in cells(row)))
-    console.print(table)
+    if table.rows:
+        console.print(table)
     reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(row["reason"] for row in rows).most_common())
     print(f"{model}: {len(rows)} answers, {reasons}; {artifact / FOLDER}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import importlib
 import json
 import os
@@ -21,7 +20,7 @@ from mathpipe.pipeline import launch, stages, tables
 from mathpipe.pipeline.artifact import ContractError
 from mathpipe.pipeline.config import ANNOTATION_PORT, ConfigError, annotate_command
 from mathpipe.pipeline.plan import Plan, Step, force, make_plan
-from mathpipe.pipeline.stage import BAD_INPUT
+from mathpipe.pipeline.stage import BAD_INPUT, trouble
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,9 +61,9 @@ def main(argv: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if (line := trouble(error, arguments.runs)) is None:
             raise
-        _fail(f"error: {error.filename or arguments.runs}: the disk is full; free some space and run the same command again", BAD_INPUT)
+        _fail(f"error: {line}", BAD_INPUT)
     except KeyboardInterrupt:
         _fail("interrupted; the same command continues from here", 130)
 
@@ -143,8 +142,8 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("what", choices=["completions", "eval"])
     show.add_argument("--step", type=int, default=-1, help="completions: from 1; negative ones count from the last (default: %(default)s)")
     show.add_argument("--stage", metavar="STAGE", help="for example rl.grpo_ps.0 (default: grpo or evaluate)")
-    show.add_argument("--limit", type=int, default=8, help="completions: at most this many questions (default: %(default)s)")
-    show.add_argument("--wrong", type=int, default=20, metavar="N", help="eval: at most N answers not right (default: %(default)s)")
+    show.add_argument("--limit", type=_count, default=8, help="completions: at most this many questions (default: %(default)s)")
+    show.add_argument("--wrong", type=_count, default=20, metavar="N", help="eval: at most N answers not right (default: %(default)s)")
     show.add_argument("--model", default="grpo", help="eval: start, base, sft, grpo.1, …, grpo (default: %(default)s)")
     show.add_argument("--task", default="", help="eval: one task, for example gsm8k (default: all)")
     gc = add("gc", _gc, "list artifacts that the current plan does not refer to")
@@ -156,6 +155,12 @@ def _parser() -> argparse.ArgumentParser:
     bench = add("bench", _bench, "measure the project against others; results in RUNS/bench/results.json")
     bench.add_argument("--only", metavar="NAME", help="one benchmark or all whose name begins so, for example corpus")
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number, 0 or more, found {text!r}")
+    return int(text)
 
 
 def _make_plan(arguments: argparse.Namespace) -> Plan:

@@ -7,7 +7,6 @@ the stage started, whatever happens. Its output goes to `out/log.txt`; when it f
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import signal
@@ -25,7 +24,7 @@ from mathpipe.pipeline import artifact, supervise
 from mathpipe.pipeline.config import Runtime, to_table, write_tables
 from mathpipe.pipeline.log import PROGRESS, read_progress
 from mathpipe.pipeline.plan import FAILURE, Step
-from mathpipe.pipeline.stage import BAD_INPUT, USAGE_VARIABLE, WAITING, WAITING_MARK, is_running
+from mathpipe.pipeline.stage import BAD_INPUT, USAGE_VARIABLE, WAITING, WAITING_MARK, is_running, trouble
 
 OnProgress = Callable[[dict[str, Any]], None]
 LOG = "log.txt"
@@ -157,7 +156,7 @@ def _check(step: Step, code: int, tail: list[str], started: str) -> None:
     try:
         artifact.write_json(step.out / FAILURE, failure)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if trouble(error, step.out) is None:
             raise
     if code == WAITING:
         raise StageWaits(step.name, cause)

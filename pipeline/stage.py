@@ -57,13 +57,29 @@ def main(run: Run, argv: list[str] | None = None) -> None:
     except (ValueError, artifact.ContractError, FileNotFoundError) as error:
         _fail(f"{type(error).__name__ if isinstance(error, FileNotFoundError) else 'error'}: {error}", BAD_INPUT)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if (line := trouble(error, arguments.out)) is None:
             raise
-        place = error.filename or arguments.out
-        _fail(f"error: {place}: the disk is full; free some space and run the same command again", BAD_INPUT)
+        _fail(f"error: {line}", BAD_INPUT)
     except KeyboardInterrupt:
         _fail("interrupted; the same command continues from here", 130)
     _exit(0)
+
+
+def trouble(error: OSError, place: Path) -> str | None:
+    """What is wrong where, if the user can mend it: a full disk, a place that may not be written; else None.
+
+    Args:
+        place: where the error does not say.
+
+    >>> trouble(PermissionError(errno.EACCES, "Permission denied", "runs/tiny"), Path("runs"))
+    'runs/tiny: no permission (Permission denied); allow it and run the same command again'
+    """
+    place = error.filename or place
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{place}: the disk is full; free some space and run the same command again"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{place}: no permission ({os.strerror(error.errno)}); allow it and run the same command again"
+    return None
 
 
 def _fail(line: str, code: int) -> None:

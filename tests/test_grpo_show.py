@@ -6,7 +6,7 @@ from rich.console import Console
 
 from mathpipe.grpo import show
 from mathpipe.grpo.rollout import COMPLETIONS
-from mathpipe.pipeline import artifact
+from mathpipe.pipeline import artifact, cli
 
 
 def row(question, reward, advantage, **values):
@@ -53,3 +53,10 @@ def test_a_step_that_is_not_there_is_one_clear_line(folder, tmp_path):
         show.groups(folder, 4)
     with pytest.raises(FileNotFoundError, match="no completions there; grpo and the arms of .* with these settings have not begun"):
         show.groups(tmp_path / "empty", -1)
+
+
+@pytest.mark.parametrize("words", [("completions", "--limit", "-3"), ("eval", "--wrong", "-3"), ("eval", "--wrong", "many")])
+def test_a_number_below_zero_is_refused(words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["show", *words])
+    assert f"argument {words[1]}: expected a whole number, 0 or more, found {words[2]!r}" in capsys.readouterr().err

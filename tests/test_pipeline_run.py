@@ -101,6 +101,7 @@ def test_rerun_makes_a_new_artifact_and_a_later_run_takes_it_as_current(mathpipe
     [
         ("bad input", 2, "archive.warc: not a WARC file; give another"),
         ("full", 2, "/somewhere/file.bin: the disk is full"),
+        ("forbidden", 2, "/somewhere/file.bin: no permission"),
         ("bug", 1, "KeyError: 'a bug of ours'"),
         ("killed", 1, "ended by signal 9 SIGKILL"),
         ("silent", 1, "the stage ended without an artifact"),

@@ -116,6 +116,8 @@ def mishap(kind: str) -> None:
         raise KeyError("a bug of ours")
     if kind == "full":
         raise OSError(errno.ENOSPC, "No space left on device", "/somewhere/file.bin")
+    if kind == "forbidden":
+        raise PermissionError(errno.EACCES, "Permission denied", "/somewhere/file.bin")
     if kind == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if kind == "silent":
