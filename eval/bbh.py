@@ -21,11 +21,10 @@ OPTION = re.compile(r"\([A-Z]\)")
 
 
 def prompt(published: str, num_shots: int, question: str) -> str:
-    """Description, the last `num_shots` worked examples and the question; the line ends where it does in the examples."""
+    """Description, the first `num_shots` worked examples and the question; the line ends where it does in the examples."""
     description, *shots = published.split("\n\nQ: ")
-    kept = shots[len(shots) - num_shots :]
     end = "\n" if f"{START}\n" in published else ""
-    return "\n\nQ: ".join([description, *kept, question]) + f"\nA: {START}{end}"
+    return "\n\nQ: ".join([description, *shots[:num_shots], question]) + f"\nA: {START}{end}"
 
 
 def extract(completion: str) -> str | None:

@@ -11,11 +11,17 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mathpipe.pipeline import log
+
 FOLDER = ".evaluated"
-VERSION = 1
+VERSION = 2
 """Raised when prompts, extraction, grading or an engine change."""
 
 
@@ -27,9 +33,10 @@ def key(**depends_on: Any) -> str:
 def take(out: Path, name: str, file: Path) -> bool:
     """Whether the answers of that key were there; they are then in `file`."""
     kept = out.parent / FOLDER / f"{name}.parquet"
-    if kept.exists():
+    if is_whole(kept):
         copy(kept, file)
-    return kept.exists()
+        return True
+    return False
 
 
 def keep(out: Path, name: str, file: Path) -> None:
@@ -37,9 +44,24 @@ def keep(out: Path, name: str, file: Path) -> None:
     copy(file, out.parent / FOLDER / f"{name}.parquet")
 
 
+def is_whole(file: Path) -> bool:
+    """Whether these answers are there and can be read; what a power cut or a broken disk left behind is made again."""
+    try:
+        pq.read_table(file)
+    except FileNotFoundError:
+        return False
+    except (pa.ArrowException, OSError) as error:
+        log.logger().warning("%s cannot be read, its questions are asked again (%s)", file, error)
+        return False
+    return True
+
+
 def copy(source: Path, target: Path) -> None:
-    """The file appears when it is complete."""
+    """The file appears when it is complete; several evaluations may write it at the same time."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.tmp")
-    shutil.copyfile(source, partial)
-    partial.replace(target)
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        shutil.copyfile(source, partial)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)

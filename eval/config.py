@@ -99,7 +99,7 @@ class EvaluateConfig:
     reference: lm-evaluation-harness asks, its transformers back end answers, every model is asked as a base model (`lm-eval-own`: our
     own engine answers it)."""
     max_context: int = 4096
-    """Tokens of prompt and completion, at most what the model has positions for; longer prompts drop shots from the front."""
+    """Tokens of prompt and completion, at most what the model has positions for; longer prompts have fewer worked examples."""
     batch_tokens: int = 16384
     """Tokens of one batch without vLLM."""
     seed: int = 0
@@ -125,7 +125,8 @@ class EvaluateConfig:
             raise ValueError(f"need temperature > 0 and 0 < top_p <= 1, found {self.temperature} and {self.top_p}")
         at_least(0, limit=self.limit, num_samples=self.num_samples, **{f"limits.{key}": value for key, value in self.limits.items()},
                  **{f"shots.{key}": value for key, value in self.shots.items()})  # fmt: skip
-        at_least(1, max_new_tokens=self.max_new_tokens, max_context=self.max_context, batch_tokens=self.batch_tokens)
+        at_least(1, max_new_tokens=self.max_new_tokens, batch_tokens=self.batch_tokens)
+        at_least(16, max_context=self.max_context)  # half of it is for the prompt
 
     def limit_of(self, task: str) -> int:
         """Items of a task at most; 0: all."""

@@ -5,7 +5,7 @@
     metrics.jsonl                     one line a model and task
 
 Every finished file is kept here and, for later runs, beside the artifacts (cache.py); a killed run goes on with the next one. Prompts
-longer than the context drop worked examples from the front, and the manifest counts the examples really used.
+longer than the context lose their last worked examples, as in MMLU's own script; the manifest counts the examples really used.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from mathpipe.eval.suites import mmlu_category
 from mathpipe.eval.task import Row, Task
 from mathpipe.eval.tasks import TASKS
 from mathpipe.pipeline import artifact, log, stage
+from mathpipe.pipeline.artifact import ContractError
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, out: Path) -> dict[str, 
     wanted = list(evaluations(config, found_models))
     (out / "metrics.jsonl").unlink(missing_ok=True)  # written again from the items, those of a killed run included
     results, answered = [], Answered(config, inputs, benchmarks, engine, out)
+    for one in wanted:
+        answered.rows(one.task)  # what is missing is said now and not after hours
     with log.Progress(out, total=len(wanted), unit="evaluations") as progress, Grader() as grader, Sandbox(
         config.runtime.sandbox, config.runtime.num_workers
     ) as sandbox:  # fmt: skip
@@ -101,7 +104,7 @@ class Answered:
     def of(self, one: Evaluation, session: Session) -> list[Row]:
         """The rows of one evaluation's file."""
         file = self.out / "items" / f"{one.model.name}-{one.name}.parquet"
-        if not file.exists():
+        if not cache.is_whole(file):
             name = self.key(one, session.device)
             if cache.take(self.out, name, file):
                 self.num_cached += 1
@@ -122,7 +125,10 @@ class Answered:
     def rows(self, task: Task) -> list[Row]:
         """The items that are asked, the same of every model."""
         if task.name not in self._rows:
-            found = task.rows(self.inputs.grpo if task.suite == "held_out" else self.inputs.benchmarks)
+            folder = self.inputs.grpo if task.suite == "held_out" else self.inputs.benchmarks
+            found = task.rows(folder)
+            if not found:
+                raise ContractError(f"{folder / task.suite}.parquet: no items for task {task.name!r}; leave it out of evaluate.tasks")
             self._rows[task.name] = subsample(found, self.config.limit_of(task.name), f"{self.config.seed} {task.suite}")
         return self._rows[task.name]
 

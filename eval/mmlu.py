@@ -51,8 +51,8 @@ def rows(benchmarks: Path) -> list[Row]:
 
 
 def ask(row: Row, num_shots: int, chat: bool) -> str:
-    """The prompt with the last worked questions of those used: where they do not all fit, the first ones go."""
-    return prompt(row["group"], row["shots"][len(row["shots"]) - num_shots :], row)
+    """The prompt with the first worked questions."""
+    return prompt(row["group"], row["shots"][:num_shots], row)
 
 
 def grade(extracted: str | None, row: Row, grader: Grader) -> Reason:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mathpipe.eval.grader import Grader, Reason
@@ -52,9 +53,12 @@ def read_items(benchmarks: Path, suite: str) -> list[Row]:
     """The rows of `<suite>.parquet`.
 
     Raises:
-        ContractError: the benchmarks artifact has no such suite.
+        ContractError: the benchmarks artifact has no such suite, or a broken one.
     """
     file = benchmarks / f"{suite}.parquet"
     if not file.exists():
         raise ContractError(f"{file}: missing; run stage benchmarks again, or leave the suite out of evaluate.tasks")
-    return pq.read_table(file).to_pylist()
+    try:
+        return pq.read_table(file).to_pylist()
+    except pa.ArrowInvalid as error:
+        raise ContractError(f"{file}: cannot be read ({error}); delete {benchmarks} and run stage benchmarks again") from error

@@ -8,6 +8,7 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,44 @@ def test_answers_are_kept_for_models_that_did_not_change(inputs: evaluate.Evalua
     assert run("evaluate-44444444")[0] == 3, "other problems: MMLU as before"
 
 
+def test_answers_that_cannot_be_read_are_asked_again(inputs: evaluate.EvaluateInputs, out: Path) -> None:
+    config = EvaluateConfig(**{**SMALL, "tasks": ("mmlu",)})
+    facts = evaluate.run(config, inputs, out)
+    whole = {file: file.read_bytes() for file in [*(out / "items").iterdir(), *(out.parent / cache.FOLDER).iterdir()]}
+    for file, content in whole.items():
+        file.write_bytes(content[: len(content) // 2] if file.name != "grpo-mmlu.parquet" else b"")
+    assert evaluate.run(config, inputs, out) == facts
+    assert {file: file.read_bytes() for file in whole} == whole
+
+
+def test_answers_may_be_kept_by_several_at_once(tmp_path: Path) -> None:
+    """Each writes its own half-written file: with one name for all, one takes away the other's or finishes it too soon."""
+    source, out = tmp_path / "answers.parquet", tmp_path / "evaluate-00000000"
+    write_parquet(source, pa.table({"item": [str(n) for n in range(50_000)]}))
+    with ThreadPoolExecutor(4) as pool:
+        for one in [pool.submit(cache.keep, out, "key", source) for _ in range(200)]:
+            one.result()
+    assert [file.name for file in (tmp_path / cache.FOLDER).iterdir()] == ["key.parquet"]
+    assert cache.take(out, "key", out / "items" / "a.parquet") and (out / "items" / "a.parquet").read_bytes() == source.read_bytes()
+
+
+def test_what_is_missing_is_said_before_anything_is_asked(inputs: evaluate.EvaluateInputs, tmp_path: Path, out: Path) -> None:
+    chain = tmp_path / "chain"
+    shutil.copytree(inputs.benchmarks.parent, chain)
+    moved = evaluate.EvaluateInputs(*(chain / name for name in ("benchmarks", "pretrain", "sft", "grpo")))
+    file = moved.benchmarks / "gsm8k.parquet"
+    config = EvaluateConfig(**{**SMALL, "tasks": ("mmlu", "gsm8k")})
+    for spoil, wrong in (
+        (lambda: write_parquet(file, pq.read_table(file).slice(0, 0)), "no items for task 'gsm8k'; leave it out of evaluate.tasks"),
+        (lambda: file.write_bytes(b"PAR1"), "cannot be read"),
+        (file.unlink, "missing; run stage benchmarks again"),
+    ):
+        spoil()
+        with pytest.raises(ContractError, match=f"gsm8k.parquet: {wrong}"):
+            evaluate.run(config, moved, out)
+        assert not (out / "items").exists()
+
+
 def test_the_chain_has_the_start_model_and_every_iteration(inputs: evaluate.EvaluateInputs, tmp_path: Path) -> None:
     chain = tmp_path / "chain"
     shutil.copytree(inputs.benchmarks.parent, chain)
@@ -240,8 +279,8 @@ PUBLISHED = (
 )
 
 
-@pytest.mark.parametrize(("shots", "kept"), [(2, ["one", "two", "x"]), (1, ["two", "x"]), (0, ["x"])])
-def test_bbh_prompt_drops_shots_from_the_front(shots: int, kept: list[str]) -> None:
+@pytest.mark.parametrize(("shots", "kept"), [(2, ["one", "two", "x"]), (1, ["one", "x"]), (0, ["x"])])
+def test_bbh_prompt_keeps_the_first_shots(shots: int, kept: list[str]) -> None:
     text = bbh.prompt(PUBLISHED, shots, "x")
     assert text.startswith("Sort.\n\nQ: ") and text.endswith("\n\nQ: x\nA: Let's think step by step.\n")
     assert [block.split("\n")[0] for block in text.split("\n\nQ: ")[1:]] == kept
@@ -331,7 +370,8 @@ def test_a_limit_takes_evenly_from_groups() -> None:
     "values",
     [
         {"tasks": ("mmlu", "gsm9k")}, {"tasks": ()}, {"tasks": ("bbh", "bbh")}, {"engine": "llama.cpp"}, {"limits": {"bbh": -1}},
-        {"limits": {"nothing": 1}}, {"max_new_tokens": 0}, {"temperature": 0.0}, {"num_samples": 2, "sampled": ("mmlu",)},
+        {"limits": {"nothing": 1}}, {"max_new_tokens": 0}, {"max_context": 1}, {"temperature": 0.0},
+        {"num_samples": 2, "sampled": ("mmlu",)},
         {"engine": "lm-eval", "tasks": ("mmlu", "ocw")}, {"engine": "lm-eval", "tasks": ("gsm8k",), "num_samples": 4},
     ],
 )  # fmt: skip
