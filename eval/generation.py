@@ -222,13 +222,17 @@ class TransformersGenerator:
         return [[text] * num_samples for text in texts]
 
     def _complete(self, prompts: Sequence[Tokens], max_new_tokens: int, stop: Sequence[str], seed: int, draws: dict[str, Any]) -> list[str]:
+        from mathpipe.eval.own_engine import Ends
+
         texts: dict[int, list[str]] = {}
         for rows, padded in self._batches(prompts, max_new_tokens):
+            # not `stop_strings`: they are also found where the end of the prompt is a part of one
+            ends = Ends(self.loaded, stop, len(rows) * draws.get("num_return_sequences", 1))
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
                 found = self.loaded.model.generate(
-                    **padded, max_new_tokens=max_new_tokens, stop_strings=list(stop) or None, tokenizer=self.loaded.tokenizer,
-                    pad_token_id=self.loaded.tokenizer.pad_token_id, **draws,
+                    **padded, max_new_tokens=max_new_tokens, pad_token_id=self.loaded.tokenizer.pad_token_id,
+                    stopping_criteria=[lambda ids, _, ends=ends, **__: ends(torch.arange(len(ids)), ids[:, -1]).to(ids.device)], **draws,
                 )  # fmt: skip
             decoded = [cut(self.loaded.decode(tokens), stop) for tokens in found[:, padded["input_ids"].shape[1] :].tolist()]
             each = len(decoded) // len(rows)

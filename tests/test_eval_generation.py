@@ -98,6 +98,14 @@ def test_a_stopped_completion_is_cut_and_costs_no_more(folder: Path, monkeypatch
     assert max(len(ids) for ids in grown[0].ids()) > min(len(ids) for ids in grown[1].ids())
 
 
+def test_the_end_of_a_prompt_is_no_part_of_a_stop_string(folder: Path) -> None:
+    loaded, ours, plain = both(folder / "a")
+    prompts = [loaded.encode(text) for text in PROMPTS[:4]]
+    for prompt, (whole,) in zip(prompts, ours.generate(prompts, 24), strict=True):
+        stop = f"A:{whole[:2]}"
+        assert stop not in whole and ours.generate([prompt], 24, (stop,)) == plain.generate([prompt], 24, (stop,)) == [[whole]]
+
+
 def test_samples_repeat_whatever_else_is_asked_for(folder: Path) -> None:
     loaded, ours, plain = both(folder / "a")
     prompts = [loaded.encode(text) for text in PROMPTS[:3]]
