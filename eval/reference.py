@@ -7,10 +7,11 @@ tests/test_eval_parity.py compares both with the tasks here, item by item. They 
    and "<|im_end|>".
 2. BBH's answer is what follows the last "the answer is", without a full stop; the harness takes the first one, less its last
    character whatever that is. Of an answer to a multiple-choice question the first option counts here.
-3. GSM8K's answer may be boxed. Of the harness's two filters strict-match decides, which wants a character behind the number.
+3. GSM8K's answer may be boxed and is compared by value: 160.00 is 160. Of the harness's two filters strict-match decides, which wants
+   a character behind the number, and the text is compared.
 4. MATH is judged by math-verify, in the harness by its exact_match: equality after rules of its own, then sympy.
 5. BBH's sports_understanding goes on behind "step by step." in the published examples, in the harness on a new line.
-6. Prompts that do not fit lose whole worked examples here, in the harness tokens from the left.
+6. Prompts that do not fit lose their last worked examples here, in the harness tokens from the left.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def run_reference(name: str, rows: Sequence[Row], lm: LM, num_shots: int, max_ne
     """What the harness makes of these rows of a task, in their order: item, prompt, completion, extracted, reason, logprobs.
 
     Raises:
-        ValueError: the harness defines no such task.
+        ValueError: the harness defines no such task, or lacks a package for it.
     """
     if name not in DEFINITIONS:
         raise ValueError(f"lm-eval defines no task {name!r} as it is asked here; name some of {', '.join(DEFINITIONS)} in evaluate.tasks")
@@ -113,7 +114,10 @@ def _task(name: str, group: str, rows: list[Row], num_shots: int, max_new_tokens
     from lm_eval.tasks._yaml_loader import load_yaml
 
     definition = DEFINITIONS[name]
-    config = load_yaml(Path(lm_eval.tasks.__file__).parent / definition.file.format(group=group))
+    try:
+        config = load_yaml(Path(lm_eval.tasks.__file__).parent / definition.file.format(group=group))
+    except (ImportError, AssertionError) as error:
+        raise ValueError(f'lm-eval cannot load its task for {name!r} ({error}); pip install -e ".[dev]"') from error
     splits = {"test": [definition.doc(row) for row in rows], "dev": [definition.doc(shot) for shot in rows[0].get("shots", ())]}
     config = {key: value for key, value in config.items() if key not in ("tag", "training_split", "dataset_path", "dataset_name")}
     config |= {
@@ -161,8 +165,8 @@ def _ours(loaded: LoadedModel, generator: Generator, max_context: int) -> LM:
             for context, choice in asked:
                 choices.setdefault(context, set()).add(choice)
             together: dict[tuple[tuple[int, ...], ...], list[tuple[int, ...]]] = {}
-            for context, few in choices.items():
-                together.setdefault(tuple(sorted(few)), []).append(context)
+            for context, asked_for in choices.items():
+                together.setdefault(tuple(sorted(asked_for)), []).append(context)
             found: dict[Any, float] = {}
             for few, contexts in together.items():
                 scores = choice_logprobs(generator, [list(context) for context in contexts], [list(choice) for choice in few])

@@ -7,9 +7,12 @@ stop strings of each, and the harness's answer is what its rule finds; where no 
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import random
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +24,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from mathpipe.eval import bbh, benchmarks, extraction, reference
 from mathpipe.eval.config import BENCHMARKS_VARIABLE, BenchmarksConfig
 from mathpipe.eval.generation import LoadedModel, choice_logprobs, cut, open_generator
+from mathpipe.eval.grader import Grader
 from mathpipe.eval.task import Row
 from mathpipe.eval.tasks import TASKS
 from mathpipe.pretrain import tokenizer as bpe
 
-pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install -e .[dev]")
+LM: Any = pytest.importorskip("lm_eval.api.model", reason="lm-eval is not installed: pip install -e .[dev]").LM
 SHARED = Path(os.environ.get("MATHPIPE_SHARED", Path(__file__).parents[2] / "shared")) / "data" / "benchmarks"
 pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is absent (set MATHPIPE_SHARED)")
 CONTEXT, NEW_TOKENS = 4096, 32
@@ -54,17 +58,23 @@ class Asked:
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Row]]:
-    """The first items of every subject and task."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The benchmarks."""
     out = tmp_path_factory.mktemp("benchmarks")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(BENCHMARKS_VARIABLE, str(SHARED))
         benchmarks.run(BenchmarksConfig(source="local"), benchmarks.BenchmarksInputs(), out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def rows(folder: Path) -> dict[str, list[Row]]:
+    """The first items of every subject and task."""
     found: dict[str, list[Row]] = {}
     for name, count in PER_GROUP.items():
         seen: dict[str, int] = {}
         task = TASKS[name]
-        for row in task.rows(out):
+        for row in task.rows(folder):
             if seen.get(row["group"], 0) < count and len(task.prompt(row, task.num_shots, False)) <= MAX_CHARS:
                 seen[row["group"]] = seen.get(row["group"], 0) + 1
                 found.setdefault(name, []).append(row)
@@ -135,12 +145,45 @@ def test_at_least_500_items(asked: dict[str, list[Asked]]) -> None:
     assert sum(len(few) for few in asked.values()) >= 500
 
 
+def harness_s(prompt: str, row: Row) -> str:
+    """The harness's prompt, of ours."""
+    return prompt.replace("step by step. ", "step by step.\n") + "\n" if row["group"] == SPORTS else prompt
+
+
 def test_prompts_are_the_harness_s(asked: dict[str, list[Asked]]) -> None:
     for one in (one for few in asked.values() for one in few):
-        expected = one.prompt
-        if one.row["group"] == SPORTS:
-            expected = one.prompt.replace("step by step. ", "step by step.\n") + "\n"
-        assert expected == one.theirs["prompt"] == one.wrapped["prompt"]
+        assert harness_s(one.prompt, one.row) == one.theirs["prompt"] == one.wrapped["prompt"]
+
+
+@pytest.mark.parametrize(("name", "groups"), {"mmlu": 57, "bbh": 27, "gsm8k": 1, "math": 7}.items())
+def test_prompts_of_every_subject_and_task_are_the_harness_s(folder: Path, name: str, groups: int) -> None:
+    """The last item of each, however long, with all worked examples; of some with fewer."""
+    if name == "math" and not importlib.metadata.version("antlr4-python3-runtime").startswith("4.11"):
+        pytest.skip("lm-eval's task wants antlr4-python3-runtime 4.11: pip install -e .[dev]")
+    task = TASKS[name]
+    few = list({row["group"]: row for row in task.rows(folder)}.values())
+    assert len(few) == groups
+    for shots, some in ((task.num_shots, few), (2, few[:4]), (0, few[:4])):
+        for row, theirs in zip(some, reference.run_reference(name, some, Told(), shots, 8), strict=True):
+            assert harness_s(task.prompt(row, shots, False), row) == theirs["prompt"]
+            assert (theirs["item"], theirs["completion"], theirs["num_shots"]) == (row["item"], "", shots)
+
+
+class Told(LM):
+    """Says what it is told, in the order of the questions; or nothing."""
+
+    def __init__(self, texts: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.texts = texts
+
+    def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+        return [(0.0, False)] * len(requests)
+
+    def generate_until(self, requests: list[Any]) -> list[str]:
+        return [cut(text, one.args[1]["until"]) for text, one in zip(self.texts or [""] * len(requests), requests, strict=True)]
+
+    def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
+        raise NotImplementedError
 
 
 def test_mmlu_log_likelihoods_and_choices(asked: dict[str, list[Asked]]) -> None:
@@ -168,21 +211,49 @@ def test_completions_are_the_same_words_cut_at_other_stop_strings(asked: dict[st
 
 
 @pytest.mark.parametrize("name", ["bbh", "gsm8k"])
-def test_answers_are_identical_but_for_the_rules_that_differ(asked: dict[str, list[Asked]], name: str) -> None:
-    same = 0
+def test_answers_of_the_model_are_identical_but_for_the_rules_that_differ(asked: dict[str, list[Asked]], name: str) -> None:
     for one in asked[name]:
-        if one.row["group"] == SPORTS:
-            continue
-        found = HARNESS_RULE[name].findall(one.theirs["completion"])
-        assert one.theirs["extracted"] == one.wrapped["extracted"] == (found[0].strip() if found else None)
-        assert one.theirs["reason"] == one.wrapped["reason"]
-        ours = TASKS[name].extract(one.completion, one.row)
-        if differs(name, one.completion):
-            continue
-        theirs = one.theirs["extracted"] or ""
-        assert ours == ((theirs.rstrip(".,") if name == "gsm8k" else theirs) or None), one.completion
-        same += ours is not None
-    assert same >= len(asked[name]) // 5, "enough answers were compared"
+        assert {key: one.theirs[key] for key in ("extracted", "reason")} == {key: one.wrapped[key] for key in ("extracted", "reason")}
+        if one.row["group"] != SPORTS:
+            compare(name, one.row, one.completion, one.theirs)
+
+
+@pytest.mark.parametrize("name", ["bbh", "gsm8k"])
+def test_planted_answers_are_identical_but_for_the_rules_that_differ(rows: dict[str, list[Row]], name: str) -> None:
+    """Right and wrong answers to every item, in the form and beside it, whatever the model has learned."""
+    for_each, draw = [], random.Random(1)
+    for row in rows[name]:
+        target, thought = draw.choice((row["target"], draw.choice(rows[name])["target"])), row["question"][: draw.choice((0, 0, 20, 40))]
+        if name == "bbh":
+            end = draw.choice((".", ".", ".", ".", ".", "", ". No, so the answer is (B).", " by Queen Q.", "\n\nSo it is.", ". Q: 1?"))
+            for_each.append(f"{thought} So the answer is {target}{end}\n\nQ: more\nA: the answer is 3.")
+        else:
+            start = draw.choice((" The answer is ", " The answer is ", " The answer is $", " It is "))
+            end = draw.choice((".", ".", ".", " apples.", "", ".00."))
+            for_each.append(f" {thought}{start}{target}{end}\n\nQ: more\nA: The answer is 3.")
+    found = reference.run_reference(name, rows[name], Told(for_each), TASKS[name].num_shots, NEW_TOKENS)
+    compared = Counter(
+        compare(name, row, cut(text, TASKS[name].stop), theirs) for row, text, theirs in zip(rows[name], for_each, found, strict=True)
+    )
+    assert min(compared["correct"], compared["wrong"]) >= len(rows[name]) // 6, compared
+    assert compared["no_answer"] > 0 or name == "bbh"
+
+
+def compare(name: str, row: Row, completion: str, theirs: dict[str, Any]) -> str:
+    """Hold both answers and verdicts against each other; our verdict, "" where a named difference applies."""
+    found = HARNESS_RULE[name].findall(theirs["completion"])
+    assert theirs["extracted"] == (found[0].strip() if found else None)
+    if differs(name, completion):
+        return ""
+    ours, answer = TASKS[name].extract(completion, row), theirs["extracted"] or ""
+    assert ours == ((answer.rstrip(".,") if name == "gsm8k" else answer) or None), completion
+    with Grader() as grader:
+        verdict = TASKS[name].grade(ours, row, grader)
+    if name == "gsm8k" and verdict == "correct" and (ours or "").replace(",", "") != row["target"]:
+        assert theirs["reason"] == "wrong", "3.00 is 3 here alone"
+        return ""
+    assert (verdict == "correct") == (theirs["reason"] == "correct"), completion
+    return verdict
 
 
 def differs(name: str, completion: str) -> bool:
