@@ -169,8 +169,8 @@ def reading(place: object, wanted: int) -> Iterator[None]:
     """Turn what goes wrong with the content of a file into a ValueError that names it."""
     try:
         yield
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        if str(place) in str(error):
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError) as error:
+        if isinstance(error, ValueError) and str(place) in str(error):
             raise
         told = f"{type(error).__name__}: {error}"
         raise ValueError(f"{place}: not the published file ({told}); {wanted} rows expected; fetch it again") from None

@@ -88,6 +88,7 @@ def test_missing_file_is_named(folder: Path, name: str, wanted: str) -> None:
         ("gsm8k/train.jsonl", "[]\n" * 7473, "TypeError: .*; 7473 rows expected"),
         ("gsm8k/test.jsonl", "<html>", "JSONDecodeError: .*; 1319 rows expected"),
         ("mmlu/test/anatomy_test.csv", "question only\n", "row 1 is not question.*; 135 rows expected"),
+        ("mmlu/dev/anatomy_dev.csv", None, "IsADirectoryError: .*; 5 rows expected"),
         ("mmlu/val/anatomy_val.csv", "1?,1,2,3,4,A\n", "1 rows, expected 14"),
         ("bbh/bbh/navigate.json", "{", "JSONDecodeError: .*; 250 rows expected"),
         ("bbh/bbh/navigate.json", "{}", "KeyError: 'examples'.; 250 rows expected"),
@@ -97,9 +98,9 @@ def test_missing_file_is_named(folder: Path, name: str, wanted: str) -> None:
         ("dsm/sat/test.jsonl", '{"question": "1?", "options": "A) 1", "Answer": "A"}\n' * 32, "not four choices.*32 rows expected"),
     ],
 )  # fmt: skip
-def test_changed_file_is_named(folder: Path, name: str, text: str, message: str) -> None:
+def test_changed_file_is_named(folder: Path, name: str, text: str | None, message: str) -> None:
     (folder / name).unlink()
-    (folder / name).write_text(text)
+    _ = (folder / name).mkdir() if text is None else (folder / name).write_text(text)
     with pytest.raises(ValueError, match=f"^{re.escape(str(folder / name))}: .*{message}"):
         sources.read_local(folder)
 
