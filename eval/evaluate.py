@@ -26,7 +26,7 @@ from mathpipe.eval import cache, metrics, mmlu, models
 from mathpipe.eval.answers import GREEDY, Sampling, Session, table
 from mathpipe.eval.config import EvaluateConfig, EvaluateInputs
 from mathpipe.eval.generation import pick_engine
-from mathpipe.eval.grader import Grader, as_number, normalise
+from mathpipe.eval.grader import Grader, as_number, normalise, without_unit
 from mathpipe.eval.models import Model
 from mathpipe.eval.sandbox import Sandbox
 from mathpipe.eval.suites import mmlu_category
@@ -179,7 +179,7 @@ def answer_of(row: Row) -> str | None:
     """What two answers must share to be one vote: their value, or their text."""
     if row["extracted"] is None:
         return None
-    text = normalise(row["extracted"])
+    text = normalise(without_unit(row["extracted"]))
     value = as_number(text)
     return text if value is None else str(value)
 

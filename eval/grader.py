@@ -35,6 +35,7 @@ Reason = Literal["correct", "wrong", "no_answer", "parse_error", "timeout"]
 BOX = r"\boxed{"
 INTEGER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
 NUMBER = re.compile(rf"([+-]?)({INTEGER}(?:\.[0-9]*)?|\.[0-9]+)")
+SOME_NUMBER = re.compile(rf"{INTEGER}(?:\.[0-9]+)?")
 FRACTION = re.compile(r"([+-]?)(?:([0-9]*)\\frac\{(-?[0-9]+)\}\{([0-9]+)\}|([0-9]+)/([0-9]+))")
 """Behind a whole number it is a mixed number."""
 OPERATOR = re.compile(r"[+*^!]|\\(?:times|cdot|div|sqrt|sum|prod|pm)|(?<=.)-|/|\\frac")
@@ -120,6 +121,15 @@ def normalise(text: str) -> str:
     return IGNORED.sub("", text).removesuffix(".")
 
 
+def without_unit(text: str) -> str:
+    r"""The text without dollar signs around it and a unit behind it.
+
+    >>> without_unit(r"$45 \text{ units}^2$"), without_unit(r"\$18")
+    ('45', '18')
+    """
+    return UNIT.sub("", text.replace(r"\$", "").strip("$ \n"))
+
+
 def as_number(text: str) -> Fraction | None:
     r"""The value of a plain integer, decimal, proper fraction or mixed number in normalised text, else None.
 
@@ -161,7 +171,7 @@ class Grader:
 
     def compare(self, found: str, answer: str) -> Reason:
         """Whether two answers are the same mathematics. A missing one is equal to nothing, not even to another missing one."""
-        bare, wanted = (UNIT.sub("", text.replace(r"\$", "").strip("$ \n")) for text in (found, answer))
+        bare, wanted = without_unit(found), without_unit(answer)
         mine, reference = normalise(bare), normalise(wanted)
         if as_number(reference) is not None:
             mine = ASSIGNED.sub("", normalise(WORDS.sub("", WRAPPER.sub(r"\1", bare))))
@@ -175,7 +185,7 @@ class Grader:
         if reference_number is not None:
             if mine_number is not None:
                 return "correct" if mine_number == reference_number else "wrong"
-            if OPERATOR.search(mine) or len(re.findall(r"[0-9]+", mine)) > 1:
+            if OPERATOR.search(mine) or len(SOME_NUMBER.findall(mine)) > 1:
                 return "wrong"
         return self._ask(found, answer)
 

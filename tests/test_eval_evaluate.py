@@ -354,6 +354,7 @@ def test_samples_are_votes_by_value() -> None:
     assert found["pass"] == {"1": (0.5, 0.0), "2": (pytest.approx(5 / 6), 0.0), "4": (1.0, 0.0)}
     assert found["maj"]["4"] == (0.0, 0.0), "two of each: the first one's"
     assert evaluate.answer_of({"extracted": "7.0"}) == evaluate.answer_of({"extracted": "$7$"}) != evaluate.answer_of({"extracted": "x+7"})
+    assert evaluate.answer_of({"extracted": r"7\text{ cm}"}) == evaluate.answer_of({"extracted": "7"})
     assert evaluate.answer_of({"extracted": None}) is None
 
 

@@ -114,6 +114,9 @@ The final answer is \(5\). | 5 | correct
 \boxed{x_1 = 5} | 5 | correct
 \boxed{5 = 5} | 5 | wrong
 \boxed{5, 7} | 5 | wrong
+\boxed{\approx 18.50} | 18.5 | correct
+\boxed{18\$} | 18 | correct
+$\boxed{$45 \text{ units}^2$}$ | 45 \text{ units}^2 | correct
 \boxed{5;7} | 5 | wrong
 \boxed{5 apples or 6} | 5 | wrong
 """,
