@@ -8,7 +8,7 @@ before with some of the earlier ones.
     model/                            the policy after the last step
     iterations/1/model/               after each iteration but the last
     completions/step-00001-0.parquet  every completion of a step, one file a process
-    held_out.parquet                  accuracy of each held-out question before and after; `prompt` is what evaluation asks, chain of thought
+    held_out.parquet                  accuracy of each held-out question before and after; `prompt` is what evaluation asks (cot)
 
 Deviations from the paper, all in the config: learning rate, number of questions and steps, and by default a rule instead of a
 reward model (figure 5's family names that a rule).
