@@ -29,13 +29,14 @@ def evaluation(source: Source, config: ReportConfig) -> str:
         if missing:
             raise ContractError(f"{entry.path / 'manifest.json'}: a result without {', '.join(sorted(missing))}; run stage evaluate again")
     ordered = sorted(results, key=lambda result: TASKS.index(result["task"].partition("@")[0]))
-    head = ["task", "model", "asked", "ours", "± stderr", "95 % interval", "items", "paper", "difference", "note"]
+    head = ["task", "model", "asked", "ours ± stderr", "95 % interval", "items", "paper", "difference"]
     body = [_result_row(result) for result in ordered if "maj" not in result]
     chance = [f"{result['model']} {percent(result['score'])}" for result in results if "at chance" in result.get("note", "")]
     at_chance = f"<p><b>At chance on MMLU</b> (25 % lies in the interval): {', '.join(chance)}.</p>" if chance else ""
     how = (
         f"Benchmarks: {entry.manifest.get('benchmarks_source', '?')}. Answers: {entry.manifest.get('engine', '?')}, greedy. Per cent of "
-        f"items; the interval is Wilson’s, over items. Paper: {', '.join(name for name, _ in MODELS.values())}."
+        f"items; the interval is Wilson’s, over items; where fewer worked examples fit, the number of such items. "
+        f"Paper: {', '.join(name for name, _ in MODELS.values())}."
     )
     return (
         f'<p class="soft">{how}</p>' + table(head, body) + at_chance + _categories(results) + _samples(ordered)
@@ -56,14 +57,12 @@ def _result_row(result: dict[str, Any]) -> list[Any]:
     task, model, score = result["task"], result["model"], 100 * result["score"]
     published = None if result["stand_in"] else MODELS.get(model, ("", {}))[1].get(task)
     name: Any = Raw(f"{task_name(task)} {tag('stand-in')}") if result["stand_in"] else task_name(task)
-    shots = result.get("shots", {})
-    used = ", ".join(f"{count} × {k}" for k, count in sorted(shots.items(), reverse=True)) if len(shots) > 1 else next(iter(shots), "–")
+    shots = {int(count): num_items for count, num_items in result.get("shots", {}).items()}
+    asked = f"{max(shots, default=0)}-shot" + (f", {result['n'] - shots[max(shots)]} fewer" if len(shots) > 1 else "")
     low, high = result["interval"]
-    return [
-        name, model, "chat" if result.get("chat") else f"{used}-shot", f"{score:.1f}", f"{100 * result['stderr']:.1f}",
-        f"{100 * low:.1f} – {100 * high:.1f}", result["n"], published, None if published is None else points(score - published),
-        result.get("note", "").partition(":")[0],
-    ]  # fmt: skip
+    paper = (None, None) if published is None else (f"{published:.1f}", points(score - published))
+    ours = f"{score:.1f} ± {100 * result['stderr']:.1f}", f"{100 * low:.1f} – {100 * high:.1f}"
+    return [name, model, "chat" if result.get("chat") else asked, *ours, result["n"], *paper]
 
 
 def task_name(task: str) -> str:
@@ -113,8 +112,9 @@ def _paired(differences: list[dict[str, Any]]) -> str:
          f"{points(100 * d['difference'])} ± {100 * d['stderr']:.1f}", d["gained"], d["lost"], d["n"], f"{d['p_value']:.3g}"]
         for d in differences
     ]  # fmt: skip
-    head = ["task", "models", "points", "items gained", "items lost", "items", "p (McNemar)"]
-    return "<h3>The same items, model after model</h3>" + table(head, rows) if rows else ""
+    head = ["task", "models", "points ± stderr", "items gained", "items lost", "items", "p"]
+    words = "<p class=\"soft\">p: the exact McNemar test of greedy answers, a normal test of the shares of sampled ones.</p>"
+    return f"<h3>The same items, model after model</h3>{words}{table(head, rows)}" if rows else ""
 
 
 def _contamination(source: Source) -> str:
