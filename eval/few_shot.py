@@ -2,6 +2,7 @@ r"""Worked examples that stand before a question for models that were not taught
 
 GSM8K: the eight questions and chains of thought of Wei et al. 2022 (arXiv 2201.11903, table 20), in the wording of lm-evaluation-harness.
 MATH: the four problems and solutions of Lewkowycz et al. 2022 (arXiv 2206.14858, appendix D). DeepSeekMath's evaluation uses both.
+They stand before OCW's questions, too, for which it has four of OCW's form.
 The rest is ours, where no published text is free to be quoted; its form is that of DeepSeekMath's evaluation:
 - OPTIONS: choices for the four problems above (SAT, MMLU-STEM; its authors chose other numbers).
 - CHINESE: six problems with solutions (CMATH, MGSM-zh), which end in "所以答案是：".

@@ -3,9 +3,10 @@ r"""The grader: is the final answer of a completion right? One function for the 
 The answer is the content of the last `\boxed{}` with balanced braces, at most `MAX_ANSWER_CHARS` long. A verdict carries its
 reason: correct, wrong, no_answer (nothing boxed), parse_error (not mathematics, or no reference to compare with), timeout.
 
-Numbers are compared as exact fractions, without sympy: a GRPO step grades a thousand of them in milliseconds. Everything
-else goes to math-verify in a process of its own, which is killed and replaced when it exceeds its time (a signal.alarm
-works in the main thread only, and never inside a long native call).
+Numbers are compared as exact fractions, without sympy: a GRPO step grades a thousand of them in milliseconds. Units, degrees
+and `x =` are left out, and two numbers are no answer to one. Everything else goes to math-verify in a process of its own,
+which is killed and replaced when it exceeds its time (a signal.alarm works in the main thread only, and never inside a long
+native call).
 
 Where the reference is a number, an unevaluated expression is wrong (`\boxed{7+5}` is no answer to "how much is 7+5"):
 otherwise the reward would teach to leave the arithmetic to the grader.
