@@ -39,7 +39,8 @@ NUMBER = re.compile(rf"([+-]?)({INTEGER}(?:\.[0-9]*)?|\.[0-9]+)")
 SOME_NUMBER = re.compile(rf"{INTEGER}(?:\.[0-9]+)?")
 FRACTION = re.compile(r"([+-]?)(?:([0-9]*)\\frac\{(-?[0-9]+)\}\{([0-9]+)\}|([0-9]+)/([0-9]+))")
 """Behind a whole number it is a mixed number."""
-OPERATOR = re.compile(r"[+*^!]|\\(?:times|cdot|div|sqrt|sum|prod|pm)|(?<=.)-|/|\\frac")
+OPERATOR = re.compile(r"[+*^!/]|(?<=.)-|\\(?!approx|quad)[A-Za-z]")
+"""What an evaluated number has not."""
 WRAPPER = re.compile(r"\\(?:text|mbox|math)(?:bf|it|rm|sf|tt|normal)?\{([^{}]*)\}")
 POWER = r"(?:\^\{?-?[0-9]\}?)?"
 UNIT = re.compile(
@@ -174,7 +175,8 @@ class Grader:
         """Whether two answers are the same mathematics. A missing one is equal to nothing, not even to another missing one."""
         bare, wanted = without_unit(found), without_unit(answer)
         mine, reference = normalise(bare), normalise(wanted)
-        if as_number(reference) is not None:
+        reference_number = as_number(reference.removesuffix("%"))
+        if reference_number is not None:
             mine = ASSIGNED.sub("", normalise(WORDS.sub("", WRAPPER.sub(r"\1", bare))))
         if not mine:
             return "no_answer"
@@ -182,10 +184,11 @@ class Grader:
             return "parse_error"
         if mine == reference or (len(mine) > 2 and mine.isalpha() and mine.lower() == reference.lower()):
             return "correct"
-        mine_number, reference_number = as_number(mine), as_number(reference)
         if reference_number is not None:
+            mine_number = as_number(mine.removesuffix("%"))
             if mine_number is not None:
-                return "correct" if mine_number == reference_number else "wrong"
+                scale = 100 if reference.endswith("%") and not mine.endswith("%") else 1  # 7 % may be 7 or 0.07
+                return "correct" if reference_number in (mine_number, scale * mine_number) else "wrong"
             if OPERATOR.search(mine) or len(SOME_NUMBER.findall(mine)) > 1:
                 return "wrong"
         return self._ask(found, answer)

@@ -42,6 +42,12 @@ CASES = {
 \boxed{5,\!040} | 5040 | correct
 \boxed{5 040} | 5040 | correct
 \boxed{7} | 7\% | correct
+\boxed{0.07} | 7\% | correct
+\boxed{0.07\%} | 7\% | wrong
+\boxed{0.07} | 7 | wrong
+\boxed{\lfloor 5.5 \rfloor} | 5 | wrong
+\boxed{\sin 0} | 0 | wrong
+\boxed{\max(3, 5)} | 5 | wrong
 \boxed{7%} | 7\% | correct
 \boxed{x=5} | 5 | correct
 \boxed{x = -5} | -5 | correct
@@ -149,6 +155,7 @@ it is 18 | 18 | no_answer
 \boxed{40} | 40% | correct
 \boxed{0.4} | 40% | correct
 答案是：40%。 | 40% | correct
+答案是：27.3 | 27.3% | correct
 答案是：27.3% | 27.3% | correct
 \boxed{83\frac{1}{3}} | 250/3 | correct
 \boxed{0.8} | 0.80 | correct
