@@ -125,10 +125,11 @@ def add_dsm(suites: Suites, name: str, place: object, rows: list[dict[str, Any]]
             suites.problems[benchmark] = problems.rows(problems.READERS[benchmark], rows)
 
 
-def expect_published(suites: Suites, place: str) -> None:
+def expect_published(suites: Suites, place: str, names: Iterable[str] = DIGESTS) -> None:
     """Raise ValueError unless every table, and the further texts, have their published rows, word for word."""
     tables = suites.tables()
-    for name, wanted in DIGESTS.items():
+    for name in names:
+        wanted = DIGESTS[name]
         texts = TEXT_COLUMNS, [row for row in suites.texts if row["benchmark"] == name.removesuffix(" texts")]
         columns, rows = tables.get(name, texts)
         found = digest(columns, rows)
@@ -246,7 +247,7 @@ def read_hub(timeout_s: float) -> Suites:
     """MMLU, BBH, GSM8K and MATH through `datasets`, DeepSeekMath's own suites from its repository.
 
     Raises:
-        ValueError: a data set cannot be had, or has another number of rows than published.
+        ValueError: a data set cannot be had, or has another number of rows than published; DeepSeekMath's suites: other rows.
     """
     from datasets import load_dataset
 
@@ -278,8 +279,15 @@ def read_hub(timeout_s: float) -> Suites:
         suites.texts += [text_row("math", split, str(i), row["problem"]) for i, row in enumerate(rows)]
         suites.texts += [text_row("math", split, f"{i}/solution", row["solution"], whole=False) for i, row in enumerate(rows)]
     suites.problems["math"] = problems.rows(problems.math, rows)
+    download_dsm(suites, DSM_URL, timeout_s)
+    return suites
+
+
+def download_dsm(suites: Suites, base: str, timeout_s: float) -> None:
+    """DeepSeekMath's own suites from below an address."""
     for name, (*_, wanted) in DSM.items():
-        rows = json_rows(url := f"{DSM_URL}/{name}", download(url, timeout_s), wanted)
+        rows = json_rows(url := f"{base}/{name}", download(url, timeout_s), wanted)
         expect_rows(url, len(rows), wanted)
         add_dsm(suites, name, url, rows)
-    return suites
+    own = {benchmark for benchmark, *_ in DSM.values()}
+    expect_published(suites, base, [name for name in DIGESTS if name.removesuffix(" texts") in own])

@@ -13,7 +13,7 @@ import pytest
 
 from mathpipe.eval import benchmarks, problems, sources, standins
 from mathpipe.eval.config import BENCHMARKS_VARIABLE, BenchmarksConfig
-from mathpipe.eval.suites import MMLU_SUBJECTS, PROBLEM_COLUMNS, Suites, digest, mmlu_category, mmlu_texts
+from mathpipe.eval.suites import MMLU_SUBJECTS, Suites, mmlu_category, mmlu_texts
 from mathpipe.pipeline.artifact import read_columns
 
 SHARED = Path(os.environ.get("MATHPIPE_SHARED", Path(__file__).parents[2] / "shared")) / "data" / "benchmarks"
@@ -127,18 +127,19 @@ def test_another_wording_is_not_the_published_suite(folder: Path, name: str, old
 
 
 @needs_shared
-def test_the_suites_of_deepseekmath_come_from_its_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    base = (SHARED / "dsm").as_uri()
+def test_the_suites_of_deepseekmath_come_from_its_repository(folder: Path) -> None:
     suites = Suites("hub", "")
-    for name, (*_, wanted) in sources.DSM.items():
-        rows = sources.json_rows(name, sources.download(f"{base}/{name}", 1.0), wanted)
-        assert len(rows) == wanted
-        sources.add_dsm(suites, name, name, rows)
+    sources.download_dsm(suites, (folder / "dsm").as_uri(), 1.0)
     assert set(suites.problems) == set(problems.READERS) - {"gsm8k", "math"}
-    for name, rows in suites.problems.items():
-        assert digest(PROBLEM_COLUMNS, rows) == sources.DIGESTS[name]
-    with pytest.raises(ValueError, match=r"dsm/none: .*set MATHPIPE_BENCHMARKS"):
-        sources.download(f"{base}/none", 1.0)
+    changed = folder / "dsm" / "sat" / "test.jsonl"
+    text = changed.read_text().replace('"Answer": "A"', '"Answer": "B"', 1)
+    changed.unlink()
+    changed.write_text(text)
+    with pytest.raises(ValueError, match=r"dsm: sat: 32 rows as expected, but not the published ones"):
+        sources.download_dsm(Suites("hub", ""), (folder / "dsm").as_uri(), 1.0)
+    changed.unlink()
+    with pytest.raises(ValueError, match=r"sat/test.jsonl: .*set MATHPIPE_BENCHMARKS"):
+        sources.download_dsm(Suites("hub", ""), (folder / "dsm").as_uri(), 1.0)
 
 
 @needs_shared
