@@ -1,26 +1,31 @@
 """Benchmarks of the evaluation: questions per second of our engine beside lm-evaluation-harness's transformers back end and vLLM.
 
-Every competitor is a process of its own that answers the same questions when told, from rows to answers, with one thread, fp32 and the
-same random model; they take turns. MMLU with five worked questions, BBH with the three published ones and 64 new tokens (a random model
-hardly ever stops before). Whether the answers are the same is checked too.
+Every competitor is a process of its own that answers the same questions when told, from rows to verdicts, with one thread, fp32 and the
+same random model; they take turns. The harness has the batch size that is its fastest here. MMLU with five worked questions, BBH with the
+three published ones and 64 new tokens (a random model hardly ever stops before). Whether the answers are the same is checked too.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mathpipe.eval import benchmarks, reference
-from mathpipe.eval.config import BenchmarksConfig
-from mathpipe.eval.generation import LoadedModel, choice_logprobs, open_generator
-from mathpipe.eval.task import Row
+from mathpipe.eval import benchmarks
+from mathpipe.eval.answers import Session
+from mathpipe.eval.config import BenchmarksConfig, EvaluateConfig
+from mathpipe.eval.generation import LoadedModel
+from mathpipe.eval.grader import Grader
+from mathpipe.eval.sandbox import Sandbox
+from mathpipe.eval.task import Row, Task
 from mathpipe.eval.tasks import TASKS
 from mathpipe.pipeline.artifact import write_json
 from mathpipe.pipeline.bench import Benchmark, Racer, done, race, row, wait
@@ -38,7 +43,10 @@ PER_GROUP = {"mmlu": 24, "bbh": 16}
 """and how many questions of each."""
 GOALS = {"mmlu": 3.0, "bbh": 2.0}
 STEPS = 4
-LETTERS = "ABCD"
+STOP = ("</s>", "Q", "\n\n")
+"""The harness's stop strings of BBH, so that all have as much to do."""
+BATCH_SIZES = (4, 1, 4, 16)
+"""Of the harness; the first is tried twice, to warm up."""
 TOLERANCE = 1e-3
 """Of log-probabilities."""
 SAME_FRAC = 0.95
@@ -73,24 +81,27 @@ def questions(suite: str, folder: Path, loaded: LoadedModel) -> list[Row]:
 def compete(engine: str, suite: str, folder: Path) -> None:
     """Answer the questions whenever told; the answers are left in a file."""
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    loaded, task = LoadedModel(folder / model.MODEL, "cpu"), TASKS[suite]
-    asked = questions(suite, folder, loaded)
-    lm: Any = reference.open_reference(loaded, CONTEXT) if engine == "lm-eval" else None
-    generator: Any = None if lm else open_generator(engine, loaded, CONTEXT, BATCH_TOKENS)
-    while True:
-        wait()
-        if lm:
-            found = reference.run_reference(suite, asked, lm, task.num_shots, NEW_TOKENS)
-            answers = [one["logprobs"] or one["completion"] for one in found]
-        else:
-            prompts = [loaded.encode(task.prompt(one, task.num_shots, False)) for one in asked]
-            if task.kind == "choice":
-                letters = [loaded.encode(f"Answer: {letter}")[len(loaded.encode("Answer:")) :] for letter in LETTERS]
-                answers = choice_logprobs(generator, prompts, letters)
-            else:  # the harness's stop strings, so that both have as much to do
-                answers = [text for (text,) in generator.generate(prompts, NEW_TOKENS, ("</s>", "Q", "\n\n"))]
-        write_json(folder / f"{engine}.json", answers)
-        done(len(asked))
+    task = dataclasses.replace(TASKS[suite], stop=STOP)
+    config = EvaluateConfig(tasks=(suite,), engine=engine, max_context=CONTEXT, max_new_tokens=NEW_TOKENS, batch_tokens=BATCH_TOKENS)
+    with Grader() as grader, Sandbox() as sandbox:
+        session = Session(config, engine, grader, sandbox)
+        session.load(folder / model.MODEL)
+        asked = questions(suite, folder, session.loaded)
+        if engine == "lm-eval":
+            session.reference.batch_size_per_gpu = min(BATCH_SIZES, key=lambda size: seconds(session, task, asked, size))
+        while True:
+            wait()
+            answers = session.answer(task, asked, "", False)
+            write_json(folder / f"{engine}.json", [one.logprobs or one.completion for one in answers])
+            done(len(asked))
+
+
+def seconds(session: Session, task: Task, asked: list[Row], batch_size: int) -> float:
+    """What the harness takes for a quarter of the questions in such batches."""
+    session.reference.batch_size_per_gpu = batch_size
+    began = time.perf_counter()
+    session.answer(task, asked[::4], "", False)
+    return time.perf_counter() - began
 
 
 def same(suite: str, ours: list[Any], theirs: list[Any]) -> bool:
