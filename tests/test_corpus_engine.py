@@ -68,7 +68,7 @@ def test_cluster_is_checked_before_anything_runs() -> None:
 
 
 @needs_shared
-@pytest.mark.parametrize("cluster", ["native", "local"])
+@pytest.mark.parametrize("cluster", ["native", pytest.param("local", marks=pytest.mark.slow)])
 def test_a_worker_killed_in_an_archive_changes_no_byte(cluster: str, small_crawl: Path, small_pages: Path, tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(f'[runtime]\nnum_workers = 2\ncluster = "{cluster}"\n[pages]\n')
     out = tmp_path / "out"

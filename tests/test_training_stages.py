@@ -205,6 +205,7 @@ def test_killed_ppo_with_two_processes_and_varied_groups_ends_bit_identical(fold
     assert sum(row.get("refilled", 0) for row in rows) > 0 and all(row["value_loss"] > 0 for row in rows if "value_loss" in row)
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one(folder):
     """The same batches in another layout: losses agree to rounding."""
     out = folder / "sft-two"
@@ -218,7 +219,6 @@ def test_two_processes_train_like_one(folder):
     [
         ("pretrain", "pretrain.context=100000", "exceeds max_position"),
         ("sft", "sft.batch_sequences=1000", "fewer than"),
-        ("sft", "sft.zero_stage=4", "zero_stage must be"),
         ("sft", "sft.context=5000", "reads 4,096 tokens at most"),
     ],
 )
