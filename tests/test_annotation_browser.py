@@ -283,8 +283,11 @@ def test_hostile_pages_run_nothing_and_ask_for_nothing(serve: Any, tmp_path: Pat
     assert "<script>window.hit=1;" in frame.locator("body").inner_text()
     assert frame.locator("script, img, svg, iframe, a, form").count() == 0 and frame.locator("math").count() > 3
     assert page.evaluate("document.querySelector('iframe').contentDocument") is None  # an origin of its own
+    focused = "document.activeElement.tagName"  # the frame may be another process, which takes and gives the focus a little later
     page.locator("iframe").click()
+    wait(lambda: page.evaluate(focused) == "IFRAME")
     page.mouse.move(5, 5)
+    wait(lambda: page.evaluate(focused) != "IFRAME")
     press(page, "g", "l")  # keys work after a click into the frame, once the pointer has left it
     assert page.seen == {"dialogs": [], "foreign": [], "errors": []}
 

@@ -51,9 +51,10 @@
     if (press(wanted)) event.preventDefault();
   });
 
-  // a frame that was clicked keeps the keys: take them back when the pointer leaves it
-  document.addEventListener("mouseout", event => {
-    if (event.target.matches("iframe") && document.activeElement === event.target) event.target.blur();
+  // a frame that was clicked keeps the keys: take them back when the pointer moves elsewhere
+  document.addEventListener("mousemove", event => {
+    const holder = document.activeElement;
+    if (holder?.matches("iframe") && event.target !== holder) holder.blur();
   });
   document.addEventListener("click", event => { if (event.target.closest(".help")) showHelp(); });
 
