@@ -73,6 +73,7 @@ def test_division_into_files_and_their_order_do_not_matter(drawn: list[tuple[int
     assert dropped([pages_], config) == dropped([pages_[cut:], pages_[:cut]], config)
 
 
+@pytest.mark.slow
 def test_slices_of_the_comparison_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     pages_ = [(i, f"http://a.org/{i}", changed(WORDS, 4 * (i // 3) + i % 3, f"v{i}")) for i in range(12)]
     whole = dropped([pages_])

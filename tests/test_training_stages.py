@@ -155,6 +155,7 @@ def test_sft_learns_and_counts(folder):
     assert not (folder / "sft" / "encoded").exists()
 
 
+@pytest.mark.slow  # one loop: pre-training is killed in its place
 def test_killed_sft_ends_bit_identical(folder):
     run_killed(folder, "sft", ["pretrain", "examples"], folder / "sft-killed")
     assert_same_run(folder / "sft", folder / "sft-killed")
