@@ -49,11 +49,8 @@ class PagesInputs:
 
 
 @dataclass(frozen=True)
-class CorpusConfig:
-    """Decontamination (section 2.1)."""
-
-    SECTION: ClassVar[str] = "corpus"
-    VERSION: ClassVar[int] = 2
+class GramsConfig:
+    """What counts as text shared with a benchmark (section 2.1)."""
 
     ngram_words: int = 10
     """A page that shares a gram of this many words with a benchmark text is removed."""
@@ -63,10 +60,6 @@ class CorpusConfig:
     """What grams are made of: `words` (a Chinese or Japanese character is one), or `characters` (then ask for about 50)."""
     min_spelled_words: int = 0
     """Words of two or more letters without which a gram does not count: 1 lets "1 2 3 … 10" pass, which a MATH problem has."""
-    unit: str = "page"
-    """What is removed: the `page`, or each `segment` (paragraph between blank lines) that holds words of the gram."""
-    train_splits: bool = True
-    """Whether the training splits of benchmarks are benchmark texts too; false where they may be learnt from."""
     runtime: Runtime = field(default_factory=Runtime)
 
     def __post_init__(self) -> None:
@@ -76,6 +69,22 @@ class CorpusConfig:
             raise ValueError(f"need 0 <= min_spelled_words <= ngram_words, found {self.min_spelled_words}")
         if self.gram not in ("words", "characters"):
             raise ValueError(f"gram must be 'words' or 'characters', found {self.gram!r}")
+
+
+@dataclass(frozen=True)
+class CorpusConfig(GramsConfig):
+    """Decontamination (section 2.1)."""
+
+    SECTION: ClassVar[str] = "corpus"
+    VERSION: ClassVar[int] = 2
+
+    unit: str = "page"
+    """What is removed: the `page`, or each `segment` (paragraph between blank lines) that holds words of the gram."""
+    train_splits: bool = True
+    """Whether the training splits of benchmarks are benchmark texts too; false where they may be learnt from."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.unit not in ("page", "segment"):
             raise ValueError(f"unit must be 'page' or 'segment', found {self.unit!r}")
 
@@ -91,24 +100,11 @@ class CleanExamplesConfig(CorpusConfig):
 
 
 @dataclass(frozen=True)
-class ContaminationConfig:
-    """What counts as shared text; should be what decontamination removes."""
+class ContaminationConfig(GramsConfig):
+    """Should be what decontamination removes."""
 
     SECTION: ClassVar[str] = "contamination"
     VERSION: ClassVar[int] = 1
-
-    ngram_words: int = 10
-    """As `corpus.ngram_words`."""
-    min_ngram_words: int = 3
-    """As `corpus.min_ngram_words`."""
-    gram: str = "words"
-    """As `corpus.gram`."""
-    min_spelled_words: int = 0
-    """As `corpus.min_spelled_words`."""
-    runtime: Runtime = field(default_factory=Runtime)
-
-    def __post_init__(self) -> None:
-        CorpusConfig(self.ngram_words, self.min_ngram_words, self.gram, self.min_spelled_words)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from mathpipe.eval.grader import Grader
 from mathpipe.eval.programs import run_programs
 from mathpipe.eval.reference import open_reference, run_reference
 from mathpipe.eval.sandbox import Sandbox
+from mathpipe.eval.suites import LETTERS
 from mathpipe.eval.task import Row, Task
 
 
@@ -148,13 +149,13 @@ class Session:
     def letters(self) -> list[Tokens]:
         """What a prompt that ends in "Answer:" is followed by."""
         end = "Answer:"
-        return [self.loaded.encode(f"{end} {letter}")[len(self.loaded.encode(end)) :] for letter in mmlu.LETTERS]
+        return [self.loaded.encode(f"{end} {letter}")[len(self.loaded.encode(end)) :] for letter in LETTERS]
 
     def _choose(self, task: Task, rows: Sequence[Row], items: list[Item], prompts: list[Tokens], choices: list[Tokens]) -> list[Item]:
         """The likeliest letter after each prompt."""
         for item, row, logprobs in zip(items, rows, choice_logprobs(self.generator, prompts, choices), strict=True):
             item.logprobs = logprobs
-            item.extracted = mmlu.LETTERS[max(range(len(logprobs)), key=logprobs.__getitem__)]
+            item.extracted = mmlu.likeliest(logprobs)
             item.reason = task.grade(item.extracted, row, self.grader)
         return items
 

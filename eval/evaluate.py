@@ -14,7 +14,7 @@ import hashlib
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, out: Path) -> dict[str, 
     wanted = list(evaluations(config, found_models))
     (out / "metrics.jsonl").unlink(missing_ok=True)  # written again from the items, those of a killed run included
     results, answered = [], Answered(config, inputs, benchmarks, engine, out)
+    scored: dict[tuple[str, str], dict[str, float]] = {}
     for one in wanted:
         answered.rows(one.task)  # what is missing is said now and not after hours
     with log.Progress(out, total=len(wanted), unit="evaluations") as progress, Grader() as grader, Sandbox(
@@ -69,6 +70,7 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, out: Path) -> dict[str, 
         session = Session(config, engine, grader, sandbox)
         for one in wanted:
             rows = answered.of(one, session)
+            scored[one.model.name, one.name] = scores(rows)
             stand_in = benchmarks["suites"].get(one.task.suite, {}).get("stand_in", False)
             chat = one.model.chat and one.task.chat and not engine.startswith("lm-eval")
             result = {"model": one.model.name, "task": one.name, "suite": one.task.suite, "style": one.task.style, "chat": chat,
@@ -77,7 +79,7 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, out: Path) -> dict[str, 
             results.append(result)
             progress.advance(1, f"{one.model.name} {one.name} {100 * result['score']:.1f} %")
     return {
-        "results": results, "paired": list(differences(config, found_models, out)), "engine": engine,
+        "results": results, "paired": list(differences(found_models, scored)), "engine": engine,
         "benchmarks_source": benchmarks["source"], "num_items": sum(result["n"] for result in results), "num_cached": answered.num_cached,
     }  # fmt: skip
 
@@ -228,13 +230,16 @@ def of_samples(answers: list[list[tuple[str | None, bool]]], n: int) -> dict[str
     }
 
 
-def differences(config: EvaluateConfig, found: list[Model], out: Path) -> Iterator[dict[str, Any]]:
-    """The models' scores on the same items, pair by pair."""
-    names = {model.name: [one.name for one in evaluations(config, [model])] for model in found}
+def differences(found: list[Model], scored: Mapping[tuple[str, str], dict[str, float]]) -> Iterator[dict[str, Any]]:
+    """The models' scores on the same items, pair by pair.
+
+    Args:
+        scored: (model, evaluation) → scores of its items.
+    """
     for before, after in models.comparisons(found):
-        for name in names[after]:
-            if name in names[before]:
-                old, new = (scores(pq.read_table(out / "items" / f"{model}-{name}.parquet").to_pylist()) for model in (before, after))
+        for model, name in scored:
+            if model == after and (before, name) in scored:
+                old, new = scored[before, name], scored[after, name]
                 yield {"task": name, "before": before, "after": after, **metrics.paired([old[item] for item in new], list(new.values()))}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from mathpipe.eval.grader import MAX_ANSWER_CHARS, WRAPPER, extract_boxed
+from mathpipe.eval.grader import MAX_ANSWER_CHARS, WRAPPER, extract_boxed, respelled, spellings
 
 SENTENCE = re.compile(r"The answer is (-?[0-9.,]+)")
 """How the worked examples of Wei et al. (arXiv 2201.11903) end."""
@@ -23,18 +23,15 @@ LETTER = re.compile(r"\(?([A-D])(?:[).:].*)?", re.DOTALL)
 """An option, alone or with its text."""
 OPTION = re.compile(r"[Aa]nswer is:?\s*(?:option |choice )?[$*]*\(?([A-D])(?![A-Za-z])")
 OUTPUT = re.compile(r"```output\n(.*?)\n?```", re.DOTALL)
-SYMPY = tuple(
-    (re.compile(pattern), spelling)
-    for pattern, spelling in (
-        (r"\*\*\(([^()]*)\)", r"^{\1}"),
-        (r"\*\*(-?\w+)", r"^{\1}"),
-        (r"\bsqrt\(([^()]*)\)", r"\\sqrt{\1}"),
-        (r"\bexp\(([^()]*)\)", r"e^{\1}"),
-        (r"\b(pi|cos|sin|tan|log)\b", r"\\\1"),
-        (r"\boo\b", r"\\infty"),
-        (r"\bI\b", "i"),
-        (r"\*", " "),
-    )
+SYMPY = spellings(
+    (r"\*\*\(([^()]*)\)", r"^{\1}"),
+    (r"\*\*(-?\w+)", r"^{\1}"),
+    (r"\bsqrt\(([^()]*)\)", r"\\sqrt{\1}"),
+    (r"\bexp\(([^()]*)\)", r"e^{\1}"),
+    (r"\b(pi|cos|sin|tan|log)\b", r"\\\1"),
+    (r"\boo\b", r"\\infty"),
+    (r"\bI\b", "i"),
+    (r"\*", " "),
 )
 """How SymPy prints → how it is written by hand."""
 PROGRAM = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
@@ -105,10 +102,7 @@ def printed(completion: str) -> str | None:
     """
     blocks = OUTPUT.findall(completion)
     lines = blocks[-1].strip().splitlines() if blocks else []
-    text = lines[-1].strip() if lines else ""
-    for pattern, spelling in SYMPY:
-        text = pattern.sub(spelling, text)
-    return short(text)
+    return short(respelled(lines[-1].strip(), SYMPY)) if lines else None
 
 
 def short(text: str) -> str | None:

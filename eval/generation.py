@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from mathpipe.pipeline.artifact import ContractError
+from mathpipe.eval import models
 from mathpipe.pretrain import tokenizer as tokenizers
 from mathpipe.pretrain.model import load
 
@@ -34,8 +34,7 @@ class LoadedModel:
     """A model folder: tokenizer, and weights on first use (vLLM reads its own)."""
 
     def __init__(self, path: Path, device: str) -> None:
-        if not (path / "config.json").is_file():
-            raise ContractError(f"{path}: no model there (config.json is missing); run the stage that makes it again")
+        models.require(path)
         self.path, self.device = path, device
         self.tokenizer = tokenizers.load(path)
         self._model: Any = None

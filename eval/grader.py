@@ -33,6 +33,22 @@ MEMORY_BYTES = 4 * 2**30
 
 Reason = Literal["correct", "wrong", "no_answer", "parse_error", "timeout"]
 
+Spellings = tuple[tuple[re.Pattern[str], str], ...]
+"""Pattern → what is written in its place."""
+
+
+def spellings(*pairs: tuple[str, str]) -> Spellings:
+    """A table for `respelled`."""
+    return tuple((re.compile(pattern), spelling) for pattern, spelling in pairs)
+
+
+def respelled(text: str, table: Spellings) -> str:
+    """The text after all replacements, in their order."""
+    for pattern, spelling in table:
+        text = pattern.sub(spelling, text)
+    return text
+
+
 BOX = r"\boxed{"
 INTEGER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
 NUMBER = re.compile(rf"([+-]?)({INTEGER}(?:\.[0-9]*)?|\.[0-9]+)")
@@ -50,18 +66,15 @@ UNIT = re.compile(
 WORDS = re.compile(rf"(?<=[0-9.}}])\s+(?:[A-Za-z]{{2}}|[A-Zgms](?![A-Za-z])|[a-z]/)[A-Za-z /]*{POWER}\.?$")
 """Plain words, or a letter that is a unit, behind a number, such as ` dollars`, ` m/s` or ` V`."""
 ASSIGNED = re.compile(r"^[A-Za-z](?:_\{?[A-Za-z0-9]\}?)?=")
-SPELLINGS = tuple(
-    (re.compile(pattern), spelling)
-    for pattern, spelling in (
-        (WRAPPER.pattern, r"\1"),
-        (r"\\[dtc]frac", r"\\frac"),
-        (r"\\frac\s*([0-9])", r"\\frac{\1}"),
-        (r"(\\frac\{[^{}]*\})\s*([0-9])", r"\1{\2}"),
-        (r"([0-9])\s+([0-9]+)/([0-9]+)$", r"\1\\frac{\2}{\3}"),
-        (r"\^\{?\\circ\}?|°", ""),
-        (r"\{,\}", ","),
-        (r"\\%", "%"),
-    )
+SPELLINGS = spellings(
+    (WRAPPER.pattern, r"\1"),
+    (r"\\[dtc]frac", r"\\frac"),
+    (r"\\frac\s*([0-9])", r"\\frac{\1}"),
+    (r"(\\frac\{[^{}]*\})\s*([0-9])", r"\1{\2}"),
+    (r"([0-9])\s+([0-9]+)/([0-9]+)$", r"\1\\frac{\2}{\3}"),
+    (r"\^\{?\\circ\}?|°", ""),
+    (r"\{,\}", ","),
+    (r"\\%", "%"),
 )
 """Spelling → the one it is compared in: of `\\tfrac12`, `1 1/2`, degrees, `1{,}000`, per cent."""
 IGNORED = re.compile(r"\\[!,;: ]|\\left(?![a-z])|\\right(?![a-z])|\\\$|\$|~|\s+")
@@ -118,9 +131,7 @@ def normalise(text: str) -> str:
     >>> normalise(r"\$ 1,234."), normalise(r"1\tfrac12"), normalise(r"\text{ 90}^\circ")
     ('1,234', '1\\frac{1}{2}', '90')
     """
-    for pattern, spelling in SPELLINGS:
-        text = pattern.sub(spelling, text)
-    return IGNORED.sub("", text).removesuffix(".")
+    return IGNORED.sub("", respelled(text, SPELLINGS)).removesuffix(".")
 
 
 def without_unit(text: str) -> str:

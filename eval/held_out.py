@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from mathpipe.eval.grader import Grader, Reason, extract_boxed
+from mathpipe.eval.grader import extract_boxed
+from mathpipe.eval.math_suites import compare
 from mathpipe.eval.task import Row, Task
 from mathpipe.pipeline.artifact import ContractError
 
@@ -29,12 +30,7 @@ def rows(grpo: Path) -> list[Row]:
     return [row | {"item": str(number), "group": "", "target": str(row["answer"])} for number, row in enumerate(found)]
 
 
-def grade(extracted: str | None, row: Row, grader: Grader) -> Reason:
-    """As the reward."""
-    return "no_answer" if extracted is None else grader.compare(extracted, row["target"])
-
-
 TASK = Task(
     "held_out", "held_out", "generate", 0, "cot", (), 1024, rows, lambda row, shots, chat: row["prompt"],
-    lambda text, row: extract_boxed(text), grade,
+    lambda text, row: extract_boxed(text), compare,
 )  # fmt: skip

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from mathpipe.eval import extraction, few_shot
 from mathpipe.eval.grader import UNIT, WORDS, Grader, Reason, as_number, normalise
+from mathpipe.eval.suites import LETTERS
 from mathpipe.eval.task import Row, Task, read_items
 from mathpipe.sft.prompts import render
 
@@ -43,7 +44,7 @@ def rows(benchmarks: Path, suite: str) -> list[Row]:
 
 def with_options(row: Row) -> str:
     """A question with its choices, in the published form."""
-    choices = ", ".join(f"({letter}) {text}" for letter, text in zip("ABCD", row["choices"], strict=True))
+    choices = ", ".join(f"({letter}) {text}" for letter, text in zip(LETTERS, row["choices"], strict=True))
     return f"{row['question'].strip()}\n{CHOICE}\n{choices}"
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mathpipe.eval.grader import Grader, Reason
+from mathpipe.eval.suites import LETTERS
 from mathpipe.eval.task import Row, Task, read_items
 
-LETTERS = ("A", "B", "C", "D")
 CHANCE = 0.25
 NUM_SHOTS = 5
 
@@ -53,6 +53,15 @@ def rows(benchmarks: Path) -> list[Row]:
 def ask(row: Row, num_shots: int, chat: bool) -> str:
     """The prompt with the first worked questions."""
     return prompt(row["group"], row["shots"][:num_shots], row)
+
+
+def likeliest(logprobs: Sequence[float]) -> str:
+    """The letter of highest probability.
+
+    >>> likeliest([-2.0, -0.5, -1.0, -3.0])
+    'B'
+    """
+    return LETTERS[max(range(len(logprobs)), key=logprobs.__getitem__)]
 
 
 def grade(extracted: str | None, row: Row, grader: Grader) -> Reason:

@@ -45,9 +45,14 @@ def chain(inputs: EvaluateInputs) -> list[Model]:
     found += [Model(f"grpo.{n}", inputs.grpo / "iterations" / str(n) / "model", True, hashes["grpo"]) for n in numbers]
     found.append(Model("grpo", inputs.grpo / "model", True, hashes["grpo"]))
     for model in found:
-        if not (model.path / "config.json").is_file():
-            raise ContractError(f"{model.path}: no model there (config.json is missing); run the stage that makes it again")
+        require(model.path)
     return found
+
+
+def require(path: Path) -> None:
+    """Raise ContractError where the folder holds no model."""
+    if not (path / "config.json").is_file():
+        raise ContractError(f"{path}: no model there (config.json is missing); run the stage that makes it again")
 
 
 def start_of(pretrain: Path) -> list[Path]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from mathpipe.eval.grader import extract_boxed
-from mathpipe.eval.suites import Row
+from mathpipe.eval.suites import LETTERS, Row
 
 Record = dict[str, Any]
 SAT_OPTION = re.compile(r"(?:^|\s)([A-D])[).]\s")
@@ -55,7 +55,7 @@ def sat(record: Record) -> Row:
     ['1', '2', '3', '4']
     """
     _, *parts = SAT_OPTION.split(record["options"])
-    if parts[::2] != list("ABCD"):
+    if parts[::2] != list(LETTERS):
         raise ValueError(f"sat: {record['options']!r} is not four choices, A to D; fetch the published file again")
     return problem("", record["question"], record["Answer"], [text.strip() for text in parts[1::2]])
 

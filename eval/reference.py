@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mathpipe.eval.generation import Generator, LoadedModel, choice_logprobs
+from mathpipe.eval.mmlu import likeliest
 from mathpipe.eval.task import Row
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
 
-LETTERS = "ABCD"
 BATCH_SIZE = 16
 """Prompts of a batch of the harness's back end."""
 
@@ -135,7 +135,7 @@ def _read(name: str, sample: dict[str, Any]) -> dict[str, Any]:
     right = bool(sample[DEFINITIONS[name].metric])
     if name == "mmlu":
         logprobs = [float(one[0]) for one in sample["filtered_resps"]]
-        answer: str | None = LETTERS[max(range(len(logprobs)), key=logprobs.__getitem__)]
+        answer: str | None = likeliest(logprobs)
         return {"completion": "", "extracted": answer, "reason": "correct" if right else "wrong", "logprobs": logprobs}
     completion, answer = sample["resps"][0][0], sample["filtered_resps"][0]
     if name == "math":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -12,6 +11,7 @@ from mathpipe.eval.markup import Raw, folded, percent, table, tag
 from mathpipe.eval.published import MODELS
 from mathpipe.eval.report_corpus import excerpt
 from mathpipe.eval.report_source import Source, require, sample
+from mathpipe.eval.show import question
 from mathpipe.pipeline.artifact import ContractError
 
 NAMES = {
@@ -136,8 +136,7 @@ def _items(source: Source, config: ReportConfig) -> str:
         file = source["evaluate"].file(f"items/grpo-{task}.parquet")
         rows = pq.read_table(file).to_pylist() if file.exists() else []
         for row in sample(rows, max(1, config.num_samples // 6), f"{config.seed} {task}"):
-            question = re.split(r"\n\n(?=Q: )|\n\n(?!Assistant)", row["prompt"])[-1]
             answer = row["completion"] or f"(letter of highest probability: {row['extracted']})"
             title = f"{task} · {row['item']} · {row['reason']} · wanted {row['target']}, found {row['extracted']}"
-            parts.append(folded(title, excerpt(f"{question}\n\n{answer}")))
+            parts.append(folded(title, excerpt(f"{question(row['prompt'])}\n\n{answer}")))
     return f"<h3>Items of the GRPO model, drawn at random</h3>{''.join(parts)}" if parts else ""

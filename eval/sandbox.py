@@ -31,10 +31,10 @@ from signal import SIGKILL, SIGXCPU, SIGXFSZ, Signals
 from typing import Any, Literal
 
 from mathpipe.eval.sandbox_worker import FILE_BYTES, LIBRARIES, MAX_ERROR_CHARS
-from mathpipe.pipeline.config import ConfigError
+from mathpipe.pipeline.config import SANDBOXES, ConfigError
 
 Status = Literal["ok", "error", "timeout", "memory", "output", "killed"]
-KINDS = ("bubblewrap", "landlock")
+KINDS = tuple(kind for kind in SANDBOXES if kind not in ("auto", "none"))
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC", "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:backslashreplace",
     "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
@@ -82,8 +82,8 @@ class Sandbox:
         self, kind: str = "auto", num_workers: int = 2, timeout_s: float = 5.0, memory_bytes: int = 2**30, output_chars: int = 20_000
     ) -> None:
         """`timeout_s` are CPU seconds of a program (whole ones, rounded up), `memory_bytes` its address space with libraries."""
-        if kind not in ("auto", *KINDS, "none"):
-            raise ValueError(f"sandbox must be auto, {', '.join(KINDS)} or none, found {kind!r}")
+        if kind not in SANDBOXES:
+            raise ValueError(f"sandbox must be {', '.join(SANDBOXES[:-1])} or none, found {kind!r}")
         self.kind, self.timeout_s, self.memory_bytes, self.output_chars = kind, timeout_s, memory_bytes, output_chars
         self._workers: list[_Worker] = []
         self._is_closed = False

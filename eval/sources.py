@@ -20,6 +20,7 @@ from mathpipe.eval.suites import (
     BBH_ROWS,
     BBH_TASKS,
     GSM8K_SPLITS,
+    LETTERS,
     MATH_SPLITS,
     MMLU_ROWS,
     MMLU_SUBJECTS,
@@ -38,7 +39,6 @@ HUB = {
     "math": "EleutherAI/hendrycks_math",
 }
 MATH_SUBJECTS = ("algebra", "counting_and_probability", "geometry", "intermediate_algebra", "number_theory", "prealgebra", "precalculus")
-LETTERS = tuple("ABCD")
 CANARY_END = "-----\n"
 CALCULATOR = re.compile(r"<<[^<>]*>>")
 """GSM8K's calculator annotations, which no web page carries."""
@@ -204,7 +204,7 @@ def _mmlu_file(file: Path, subject: str, split: str, wanted: int) -> list[dict[s
         if len(cells) != 6 or cells[5] not in LETTERS:
             told = f"row {number + 1} is not question, A, B, C, D, answer ({len(cells)} cells)"
             raise ValueError(f"{file}: {told}; {wanted} rows expected; fetch it again")
-        rows.append(mmlu_row(subject, split, number, cells[0], cells[1:5], "ABCD".index(cells[5])))
+        rows.append(mmlu_row(subject, split, number, cells[0], cells[1:5], LETTERS.index(cells[5])))
     expect_rows(file, len(rows), wanted)
     return rows
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from mathpipe.eval.problems import problem
 from mathpipe.eval.sources import mmlu_row
-from mathpipe.eval.suites import Suites
+from mathpipe.eval.suites import LETTERS, Suites
 
 NUM_DEV, NUM_VAL, NUM_PROMPT_SHOTS = 5, 5, 3
 _WORDS = "anchor basil copper dragon ember forest garnet harbor island jacket kettle lantern marble needle orchard pepper"
@@ -155,7 +155,7 @@ def make(seed: int, num_items: int) -> Suites:
         rng = random.Random(f"{seed} {suite}")
         rows = [_multiple_choice("", "test", i, mixed(rng), rng) for i in range(num_items)]
         suites.problems[suite] = [
-            {"item": str(row["item"])} | problem("", row["question"], "ABCD"[row["answer"]], row["choices"]) for row in rows
+            {"item": str(row["item"])} | problem("", row["question"], LETTERS[row["answer"]], row["choices"]) for row in rows
         ]
     for task, (description, worked) in TASKS.items():
         rng = random.Random(f"{seed} {task}")

@@ -10,6 +10,8 @@ from typing import Any
 
 Row = dict[str, Any]
 
+LETTERS = ("A", "B", "C", "D")
+"""Of the choices."""
 _MMLU_SUBJECTS = """abstract_algebra anatomy astronomy business_ethics clinical_knowledge college_biology college_chemistry
     college_computer_science college_mathematics college_medicine college_physics computer_security conceptual_physics
     econometrics electrical_engineering elementary_mathematics formal_logic global_facts high_school_biology

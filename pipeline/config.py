@@ -25,6 +25,7 @@ import tomli_w
 
 T = TypeVar("T")
 Tables = dict[str, dict[str, Any]]
+SANDBOXES = ("auto", "bubblewrap", "landlock", "none")
 ANNOTATION_PORT = 8765
 """Where `mathpipe annotate` serves on 127.0.0.1 unless told otherwise."""
 
@@ -92,8 +93,8 @@ class Runtime:
             raise ConfigError(f"runtime.peak_tflops must not be negative, found {self.peak_tflops}")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"runtime.device must be auto, cpu or cuda, found {self.device!r}")
-        if self.sandbox not in ("auto", "bubblewrap", "landlock", "none"):
-            raise ConfigError(f"runtime.sandbox must be auto, bubblewrap, landlock or none, found {self.sandbox!r}")
+        if self.sandbox not in SANDBOXES:
+            raise ConfigError(f"runtime.sandbox must be {', '.join(SANDBOXES[:-1])} or none, found {self.sandbox!r}")
         if self.cluster not in ("native", "local") and ":" not in self.cluster:
             raise ConfigError(f"runtime.cluster must be native, local, ray://host:port or host:port, found {self.cluster!r}")
         if self.suggest_url and not (self.suggest_url.startswith(("http://", "https://")) and self.suggest_model):
